@@ -1,0 +1,103 @@
+"""Quantities as people write them in files: `250ms`, `300/s`, `20%`.
+
+Experiment, topology and expectation models use the annotated types below, so one spelling holds everywhere.
+"""
+
+import math
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>us|ms|s|m|h|d)")
+_SECONDS_PER = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*/\s*(?P<unit>s|m|h)")
+_PERCENT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
+
+
+def parse_duration(value: object) -> float:
+    """Seconds in `250ms`, `3s`, `1m30s`; a bare 0 is zero.
+
+    Raises:
+        ValueError: another spelling, a bare number (its unit would be a guess) or a negative one.
+    """
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    if isinstance(value, str):
+        text = value.strip()
+        parts = list(_DURATION.finditer(text))
+        if parts and "".join(part.group(0) for part in parts).replace(" ", "") == text.replace(" ", ""):
+            return math.fsum(float(part["number"]) * _SECONDS_PER[part["unit"]] for part in parts)
+    raise ValueError(f"expected a duration such as 250ms, 3s or 1m30s, got {value!r}")
+
+
+def parse_rate(value: object) -> float:
+    """Events per second in `300/s`, `90/m`.
+
+    Raises:
+        ValueError: another spelling, or a rate of zero.
+    """
+    if isinstance(value, str) and (match := _RATE.fullmatch(value.strip())):
+        rate = float(match["number"]) / _SECONDS_PER[match["unit"]]
+        if rate > 0:
+            return rate
+    raise ValueError(f"expected a positive rate such as 300/s or 90/m, got {value!r}")
+
+
+def parse_ratio(value: object) -> float:
+    """A share of one in `20%` or `0.2`.
+
+    Raises:
+        ValueError: another spelling, or outside 0..1.
+    """
+    ratio = math.nan
+    if isinstance(value, str) and (match := _PERCENT.fullmatch(value.strip())):
+        ratio = float(match["number"]) / 100
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        ratio = float(value)
+    if 0 <= ratio <= 1:
+        return ratio
+    raise ValueError(f"expected a share such as 20% or 0.2, between 0 and 1, got {value!r}")
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest reading of a duration with three digits: `0.25` is `250 ms`."""
+    for unit, size in (("us", 1e-6), ("ms", 1e-3)):
+        if 0 < seconds < 1000 * size * (1 - 5e-4):
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+
+
+_DURATION_PATTERN = r"^(0|(\s*\d+(\.\d+)?\s*(us|ms|s|m|h|d))+)$"
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": _DURATION_PATTERN}, {"const": 0}],
+            "description": "a duration: 250ms, 3s, 1m30s",
+        }
+    ),
+]
+PositiveSeconds = Annotated[Seconds, Field(gt=0)]
+PerSecond = Annotated[
+    float,
+    BeforeValidator(parse_rate),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*/\s*(s|m|h)\s*$", "description": "a rate: 300/s, 90/m"}
+    ),
+]
+Ratio = Annotated[
+    float,
+    BeforeValidator(parse_ratio),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$"},
+                {"type": "number", "minimum": 0, "maximum": 1},
+            ],
+            "description": "a share: 20% or 0.2",
+        }
+    ),
+]
