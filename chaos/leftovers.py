@@ -1,0 +1,177 @@
+"""What a dead run has left behind, and how it is cleared: by its watchdog at once, by `holdfast heal` later."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chaos.errors import HealError
+from chaos.processes import Identity, kill_all
+from chaos.roster import GUARD_FILE, Guarded, read_guarded, remove_data
+from chaos.undo import Starter, UndoLog, carry_out, read_undo
+from metrics.events import EventLog
+
+HEAL_LIMIT_S: Final = 2.5
+KILL_LIMIT_S: Final = 1.5
+"""Together below the 5 s within which nothing of a dead run may be left."""
+_SETTLE_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A dead run that left something: faults not taken back, living processes, damaged lines of its undo log."""
+
+    run_dir: Path
+    run_id: str
+    faults: tuple[str, ...]
+    processes: tuple[tuple[str, Identity], ...]
+    damaged: tuple[str, ...]
+
+
+def leftovers(runs_dir: Path) -> tuple[Leftover, ...]:
+    """Every dead run below `runs_dir` that left something, in order of name."""
+    return tuple(left for run_dir in run_dirs(runs_dir) if (left := leftover(run_dir)))
+
+
+def run_dirs(runs_dir: Path) -> tuple[Path, ...]:
+    """The folders of runs below `runs_dir`, also of targets that `up` held; links (`latest`) are not followed."""
+    guards = (*runs_dir.glob(f"*/{GUARD_FILE}"), *runs_dir.glob(f"up/*/*/{GUARD_FILE}"))
+    return tuple(sorted(guard.parent for guard in guards if not guard.parent.is_symlink()))
+
+
+def leftover(run_dir: Path) -> Leftover | None:
+    """What a run left; None when nothing, when it still goes on, or when its watchdog is at work."""
+    guarded = read_guarded(run_dir)
+    if guarded is None or guarded.runner_alive or guarded.watchdogs:
+        return None
+    names = {identity: name for name, identity in guarded.started}
+    processes = tuple((names.get(identity, "a child"), identity) for identity in guarded.members())
+    undo = read_undo(run_dir)
+    if not (processes or undo.pending or undo.damaged):
+        return None
+    return Leftover(
+        run_dir=run_dir,
+        run_id=guarded.run_id,
+        faults=tuple(record.fault_id for record in undo.pending),
+        processes=processes,
+        damaged=undo.damaged,
+    )
+
+
+def heal_run(run_dir: Path) -> tuple[str, ...]:
+    """Clears what a dead run left, as its watchdog would have; gives back what is still left, in words.
+
+    Raises:
+        HealError: there is no run, it still goes on, or its watchdog is at work.
+    """
+    guarded = _guarded(run_dir)
+    if guarded.runner_alive:
+        raise HealError(f"{run_dir}: the run still goes on (process {guarded.runner.pid}); end it with Ctrl-C there")
+    if guarded.watchdogs:
+        raise HealError(
+            f"{run_dir}: its watchdog (process {guarded.watchdogs[0].pid}) is clearing it; ask again in 5 s"
+        )
+    return clean_up(run_dir, by="heal")
+
+
+def clean_up(run_dir: Path, *, by: str) -> tuple[str, ...]:
+    """Takes back every pending fault, ends every process, removes data, and says in the event log what is left.
+
+    The runner must be dead. Goes on whatever fails: each failure is one text of the result.
+    """
+    guarded = _guarded(run_dir)
+    events = EventLog(run_dir)
+    try:
+        taken_back, left = _take_back(guarded)
+        killed, survivors = _end_processes(guarded)
+        left += [f"process {it.pid} would not end; kill -9 {it.pid}" for it in survivors]
+        if guarded.socket is None:
+            # A run attached to an `up` target has no data of its own.
+            left += remove_data(run_dir, guarded.run_id)
+        events.append("watchdog.acted", by=by, undone=taken_back, killed=killed)
+        events.append("run.ended", outcome="error", signal=None, left=left)
+    finally:
+        events.close()
+    return tuple(left)
+
+
+def _take_back(guarded: Guarded) -> tuple[list[str], list[str]]:
+    """Carries out pending records, newest first: what was done, and what is left."""
+    state = read_undo(guarded.run_dir)
+    did: list[str] = []
+    left = list(state.damaged)
+    if not state.pending:
+        return did, left
+    starter = _starter(guarded.socket) if guarded.socket else None
+    deadline = time.monotonic() + HEAL_LIMIT_S
+    log = UndoLog(guarded.run_dir)
+    try:
+        for record in state.pending:
+            failed = []
+            # Like the records, the steps of one are taken back from the last to the first.
+            for step in reversed(record.steps):
+                bounded = {**step, "within_s": min(step.get("within_s", 1.0), max(0.1, deadline - time.monotonic()))}
+                try:
+                    did.append(carry_out(bounded, starter))
+                except HealError as error:
+                    failed.append(f"{record.fault_id}: {error}")
+            left += failed
+            if not failed:
+                log.done(record.fault_id)
+    finally:
+        log.close()
+    return did, left
+
+
+def _end_processes(guarded: Guarded) -> tuple[int, tuple[Identity, ...]]:
+    """How many processes were ended, and those that would not end.
+
+    It looks once more after a moment: a process forked by the runner just before its death may not have become
+    recognisable at the first look.
+    """
+    seen: set[Identity] = set()
+
+    def find() -> tuple[Identity, ...]:
+        found = guarded.members()
+        seen.update(found)
+        return found
+
+    survivors = kill_all(find, within_s=KILL_LIMIT_S)
+    if not survivors:
+        time.sleep(_SETTLE_S)
+        survivors = kill_all(find, within_s=KILL_LIMIT_S)
+    return len(seen) - len(survivors), survivors
+
+
+def _starter(socket_name: str) -> Starter:
+    """Starts instances of the target that `up` holds, by asking it."""
+
+    def start(instance: str) -> None:
+        import socket
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(HEAL_LIMIT_S)
+            connection.connect(socket_name)
+            connection.sendall(json.dumps({"ask": "ensure_started", "instance": instance}).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                answer = json.loads(lines.readline() or b'{"error": "the target that was up is gone"}')
+        if "error" in answer:
+            raise HealError(answer["error"])
+
+    return start
+
+
+def end_run(run_dir: Path) -> tuple[str, ...]:
+    """For the runner itself at its end: kills whatever of the run still lives, removes data, says what is left."""
+    guarded = _guarded(run_dir)
+    survivors = kill_all(guarded.members, within_s=KILL_LIMIT_S)
+    left = [f"process {it.pid} would not end; kill -9 {it.pid}" for it in survivors]
+    return (*left, *remove_data(run_dir, guarded.run_id))
+
+
+def _guarded(run_dir: Path) -> Guarded:
+    guarded = read_guarded(run_dir)
+    if guarded is None:
+        raise HealError(f"{run_dir} is no folder of a run: it has no {GUARD_FILE}")
+    return guarded
