@@ -31,7 +31,7 @@ class Roster:
     def __init__(self, run_dir: Path, *, run_id: str, socket: str | None = None) -> None:
         """Opens the roster with this process as the runner; `socket` is where an attached run finds its target."""
         self._run_id = run_id
-        self.run_dir = run_dir
+        self.run_dir = run_dir.resolve()
         runner = myself()
         guard = {
             "schema": "guard/1",

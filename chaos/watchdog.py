@@ -37,7 +37,7 @@ class Watchdog:
         self._pipe = pipe
 
     @classmethod
-    async def start(cls, run_dir: Path, roster: Roster, *, lock_fds: "Sequence[int]" = ()) -> "Watchdog":
+    async def start(cls, roster: Roster, *, lock_fds: "Sequence[int]" = ()) -> "Watchdog":
         """Starts the watchdog of a run and waits until it stands by; it also holds `lock_fds` open.
 
         Raises:
@@ -47,10 +47,10 @@ class Watchdog:
 
         their_stdin, our_pipe = os.pipe()
         our_stdout, their_stdout = os.pipe()
-        log = run_dir / "logs" / "watchdog.log"
+        log = roster.run_dir / "logs" / "watchdog.log"
         try:
             process = spawn(
-                [sys.executable, "-m", "chaos.watchdog", os.path.abspath(run_dir)],  # noqa: PTH100  # resolves no links
+                [sys.executable, "-m", "chaos.watchdog", str(roster.run_dir)],
                 env=python_environment(),
                 cwd=Path("/"),
                 log=log,

@@ -1,0 +1,218 @@
+"""Experiment and topology files: strict YAML in, checked models out, and every problem at once with its line.
+
+    load(path) -> Document (data, and the line of every key and item)
+    validate(document, model) -> the model, or ExperimentError with all problems:
+    `kill-node.yaml:14: faults.0.every: expected a duration such as 250ms, 3s or 1m30s, got 5`
+
+YAML here means mappings, lists, text, numbers, true, false and null as in YAML 1.2: `on` and `no` are text, `010` and
+`1:30` are text, and there are no tags, anchors or merge keys.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from chaos.errors import ExperimentError
+from chaos.wording import Place, relevant, say
+
+SIZE_LIMIT_BYTES: Final = 1024 * 1024
+DEPTH_LIMIT: Final = 40
+
+Model = TypeVar("Model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A file as read: `data` holds only plain values; `lines` the line (from 1) of every key and list item."""
+
+    path: Path
+    data: dict[str, Any]
+    lines: Mapping[Place, int]
+
+    def line(self, place: Place) -> int:
+        """The line of a place; of the nearest thing around it when the place is not there."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, 1)
+
+    def problem(self, place: Place, text: str) -> str:
+        """A problem in the form that all of them have: file, line, key, text."""
+        dotted = ".".join(map(str, place))
+        return f"{self.path}:{self.line(place)}: {dotted + ': ' if dotted else ''}{text}"
+
+
+def load(path: Path) -> Document:
+    """The document in a file.
+
+    Raises:
+        ExperimentError: no such file, unreadable, too large, no text, no YAML, empty, or no mapping at its top.
+    """
+    return parse(path, _read(path))
+
+
+def parse(path: Path, text: str) -> Document:
+    """The document in `text`, which was read from `path`.
+
+    Raises:
+        ExperimentError: no YAML, empty, or no mapping at its top.
+    """
+    try:
+        node = _Loader(text).get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(filter(None, (error.context, error.problem)))
+        raise ExperimentError([f"{path}:{mark.line + 1 if mark else 1}: not YAML: {what}"]) from error
+    except yaml.YAMLError as error:
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+        raise ExperimentError([f"{path}:{line}: not YAML: {getattr(error, 'reason', error)}"]) from error
+    if node is None:
+        raise ExperimentError([f"{path}:1: the file is empty; expected a mapping of keys"])
+    if not isinstance(node, yaml.MappingNode):
+        found = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise ExperimentError(
+            [f"{path}:{node.start_mark.line + 1}: expected a mapping of keys at the top, got {found}"]
+        )
+    lines: dict[Place, int] = {(): node.start_mark.line + 1}
+    problems: list[str] = []
+    data = _construct(path, node, (), lines, problems)
+    if problems:
+        raise ExperimentError(problems)
+    return Document(path=path, data=data, lines=lines)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(SIZE_LIMIT_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ExperimentError([f"{path}: no such file"]) from error
+    except IsADirectoryError as error:
+        raise ExperimentError([f"{path}: is a folder, expected a YAML file"]) from error
+    except OSError as error:
+        raise ExperimentError([f"{path}: cannot be read: {error.strerror}"]) from error
+    if len(raw) > SIZE_LIMIT_BYTES:
+        raise ExperimentError([f"{path}: larger than {SIZE_LIMIT_BYTES} bytes; is it the right file?"])
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ExperimentError([f"{path}:{line}: not text in UTF-8; is it the right file?"]) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes without aliases, to a limited depth, with the scalars of YAML 1.2's core."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # PyYAML's own way
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases (& and *) are not used here; write the value out, or quote the text",
+                problem_mark=event.start_mark,
+            )
+        if self._depth >= DEPTH_LIMIT:
+            raise yaml.MarkedYAMLError(problem=f"deeper than {DEPTH_LIMIT} levels", problem_mark=event.start_mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^-?(?:0|[1-9][0-9]{0,18})$"), list("-0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?$"),
+    list("-0123456789"),
+)
+
+
+_TAG: Final = "tag:yaml.org,2002:"
+_SCALARS: Final[Mapping[str, Callable[[str], Any]]] = {
+    _TAG + "str": str,
+    _TAG + "bool": {"true": True, "false": False}.get,
+    _TAG + "null": lambda _text: None,
+    _TAG + "int": int,
+    _TAG + "float": float,
+}
+
+
+def _construct(path: Path, node: yaml.Node, place: Place, lines: dict[Place, int], problems: list[str]) -> Any:
+    """Plain values out of nodes; notes lines and problems on the way."""
+    if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+        return _construct_mapping(path, node, place, lines, problems)
+    if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+        items = []
+        for position, item in enumerate(node.value):
+            lines[(*place, position)] = item.start_mark.line + 1
+            items.append(_construct(path, item, (*place, position), lines, problems))
+        return items
+    if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+        try:
+            return _SCALARS[node.tag](node.value)
+        except ValueError:
+            # Only an explicit tag gets here: `!!int many`.
+            problems.append(f"{path}:{node.start_mark.line + 1}: {_dotted(place)}{node.value!r} is no {node.tag}")
+            return None
+    problems.append(f"{path}:{node.start_mark.line + 1}: {_dotted(place)}the tag {node.tag} is not used here")
+    return None
+
+
+def _construct_mapping(
+    path: Path, node: yaml.MappingNode, place: Place, lines: dict[Place, int], problems: list[str]
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode) or not key_node.tag.endswith(":str"):
+            shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
+            problems.append(f"{path}:{line}: {_dotted(place)}keys must be text, got {shown}; put it in quotes")
+            continue
+        key = key_node.value
+        if key in result:
+            first = lines[(*place, key)]
+            problems.append(f"{path}:{line}: {_dotted((*place, key))}this key is given twice, first in line {first}")
+            continue
+        lines[(*place, key)] = line
+        result[key] = _construct(path, value_node, (*place, key), lines, problems)
+    return result
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(map(str, place)) + ": " if place else ""
+
+
+def validate(document: Document, model: TypeAdapter[Model] | type[Model]) -> Model:
+    """The document's data as the model says.
+
+    Raises:
+        ExperimentError: every problem found, each with its line, in order of lines.
+    """
+    adapter: TypeAdapter[Model] = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    try:
+        return adapter.validate_python(document.data)
+    except ValidationError as error:
+        raise ExperimentError(problems_of(document, adapter, error)) from error
+
+
+def problems_of(document: Document, adapter: TypeAdapter[Any], error: ValidationError) -> list[str]:
+    """Pydantic's findings as problems of the document, in order of lines."""
+    schema = adapter.json_schema()
+    found: dict[tuple[int, Place, str], None] = {}
+    for place, details in relevant(document.data, error):
+        line = document.line(place)
+        found[line, place, say(schema, document.data, place, details)] = None
+    ordered = sorted(found, key=lambda entry: (entry[0], [str(part) for part in entry[1]]))
+    return [document.problem(place, text) for _line, place, text in ordered]
