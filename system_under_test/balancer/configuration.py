@@ -1,0 +1,306 @@
+"""Envoy's static configuration from a list of nodes, as data.
+
+What a request survives is decided here:
+
+    node answers not at all   reset or 0.4 s -> another node, where a key or a safe method allows to try again
+    node is gone              first connection error -> out at once (outlier detection), health check keeps it out
+    node drains               /readyz is 503 -> out at the next check (0.25 s)
+    node says no on purpose   503 with x-envoy-ratelimited -> passed on, neither tried again nor held against the node
+    no node is left           503 at once, with Retry-After where nothing was ever sent
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from system_under_test.balancer.upstreams import Upstream
+
+CLUSTER: Final = "portal"
+PER_TRY_S: Final = 0.4
+ROUTE_S: Final = 3.0
+"""Includes all tries."""
+
+_TYPE: Final = "type.googleapis.com/envoy"
+# Far above what this machine can do: the defaults (three retries at a time) would drop retries in a burst.
+_UNLIMITED: Final = 10_000
+_CONNECTIONS_MAX: Final = 10_000
+# The portal keeps idle connections longer than this, so that it never closes one that is being written to.
+_UPSTREAM_IDLE_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where Envoy listens on the loopback interface: for clients, and for its own administration."""
+
+    clients: int
+    admin: int
+
+
+def envoy_configuration(ports: Ports, upstreams: Sequence[Upstream], *, retries: bool, instance: str) -> dict[str, Any]:
+    """The bootstrap configuration, ready to be written as JSON."""
+    return {
+        "node": {"id": instance, "cluster": "savings"},
+        "admin": {"address": _loopback(ports.admin)},
+        "static_resources": {
+            "listeners": [_listener(ports.clients, retries=retries)],
+            "clusters": [_cluster(upstreams)],
+        },
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": f"{_TYPE}.extensions.resource_monitors.downstream_connections.v3"
+                        ".DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": _CONNECTIONS_MAX,
+                    },
+                }
+            ]
+        },
+    }
+
+
+def _listener(port: int, *, retries: bool) -> dict[str, Any]:
+    manager = {
+        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "clients",
+        # Every client counts as a stranger: what it says in x-envoy-* is not believed.
+        "use_remote_address": True,
+        "internal_address_config": {"unix_sockets": False},
+        # A request keeps the id its client gave it, in every log.
+        "preserve_external_request_id": True,
+        "request_id_extension": {
+            "typed_config": {
+                "@type": f"{_TYPE}.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+                "pack_trace_reason": False,
+            }
+        },
+        "common_http_protocol_options": {"idle_timeout": "3600s"},
+        "access_log": [_access_log()],
+        "local_reply_config": _local_replies(),
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
+            }
+        ],
+        "route_config": {
+            "name": "savings",
+            "virtual_hosts": [
+                {
+                    "name": "savings",
+                    "domains": ["*"],
+                    "include_request_attempt_count": True,
+                    "include_attempt_count_in_response": True,
+                    "routes": _routes(retries=retries),
+                }
+            ],
+        },
+    }
+    return {
+        "name": "clients",
+        "address": _loopback(port),
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+
+
+def _routes(*, retries: bool) -> list[dict[str, Any]]:
+    safe_method = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
+    keyed = {"name": "Idempotency-Key", "present_match": True}
+    again = _try_anywhere_else() if retries else None
+    # Nothing was sent yet: safe for whatever the request is.
+    only_unsent = {"retry_on": "connect-failure,refused-stream", **_RETRY_ELSEWHERE} if retries else None
+    return [
+        *(
+            _route(path, again, [header])
+            for path in ({"prefix": "/v1/"}, {"path": "/openapi.json"})
+            for header in (safe_method, keyed)
+        ),
+        _route({"prefix": "/v1/"}, only_unsent, []),
+        # Health and metrics are each node's own; through a balancer they would be some node's.
+        {"match": {"prefix": "/"}, "direct_response": {"status": 404, "body": {"inline_string": "no such resource"}}},
+    ]
+
+
+def _route(path: Mapping[str, str], retry: Mapping[str, Any] | None, headers: Sequence[Any]) -> dict[str, Any]:
+    action: dict[str, Any] = {"cluster": CLUSTER, "timeout": _seconds(ROUTE_S)}
+    if retry is not None:
+        action["retry_policy"] = dict(retry)
+    return {"match": {**path, "headers": list(headers)}, "route": action}
+
+
+_RETRY_ELSEWHERE: Final[Mapping[str, Any]] = {
+    "num_retries": 4,
+    "host_selection_retry_max_attempts": 8,
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {"@type": f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+        }
+    ],
+    "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+}
+
+
+def _try_anywhere_else() -> dict[str, Any]:
+    return {
+        "retry_on": "reset,connect-failure,refused-stream,retriable-status-codes",
+        "retriable_status_codes": [502, 503],
+        "per_try_timeout": _seconds(PER_TRY_S),
+        **_RETRY_ELSEWHERE,
+    }
+
+
+def _cluster(upstreams: Sequence[Upstream]) -> dict[str, Any]:
+    return {
+        "name": CLUSTER,
+        "type": "STATIC",
+        "lb_policy": "ROUND_ROBIN",  # fewest requests would draw traffic to a dead node, which fails fast
+        "connect_timeout": "0.25s",
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},  # never to nodes known to be out, even when they are most
+            "update_merge_window": "0s",  # the default holds a second change back for a second
+        },
+        "health_checks": [_health_check()],
+        "outlier_detection": _outlier_detection(),
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": _UNLIMITED,
+                    "max_pending_requests": _UNLIMITED,
+                    "max_requests": _UNLIMITED,
+                    "max_retries": _UNLIMITED,
+                }
+            ]
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {}},
+                "common_http_protocol_options": {"idle_timeout": _seconds(_UPSTREAM_IDLE_S)},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": CLUSTER,
+            "endpoints": _endpoints(upstreams),
+            "policy": {"overprovisioning_factor": 200},  # a node that calls itself degraded loses all of its traffic
+        },
+    }
+
+
+def _endpoints(upstreams: Sequence[Upstream]) -> list[dict[str, Any]]:
+    # Both zones have the same priority, and turns go over all nodes: each node gets the same share.
+    zones = dict.fromkeys(upstream.zone for upstream in upstreams)
+    return [
+        {
+            "locality": {"zone": zone},
+            "lb_endpoints": [
+                {"endpoint": {"address": _loopback(upstream.port)}} for upstream in upstreams if upstream.zone == zone
+            ],
+        }
+        for zone in zones
+    ]
+
+
+def _health_check() -> dict[str, Any]:
+    # A 503 counts at once. Two timeouts in a row, not one: a short freeze of the machine must not take all nodes out;
+    # a node that hangs is put out earlier by its first request's time limit.
+    return {
+        "interval": "0.25s",
+        "timeout": "0.35s",
+        "unhealthy_interval": "0.25s",
+        "no_traffic_interval": "0.25s",
+        "unhealthy_threshold": 2,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": "/readyz"},
+    }
+
+
+def _outlier_detection() -> dict[str, Any]:
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 1,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_local_origin_success_rate": 0,
+        "consecutive_gateway_failure": 3,
+        "enforcing_consecutive_gateway_failure": 100,
+        "consecutive_5xx": 5,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_success_rate": 0,
+        "interval": "0.5s",
+        "base_ejection_time": "1s",
+        "max_ejection_time": "3s",
+        "max_ejection_percent": 67,  # the default of 10 % lets one of four go only because it is the first
+    }
+
+
+def _local_replies() -> dict[str, Any]:
+    return {
+        "mappers": [
+            {
+                "filter": {
+                    "and_filter": {
+                        "filters": [
+                            {"response_flag_filter": {"flags": ["UH"]}},
+                            # Only when no try came before: what was sent once may have happened, and
+                            # Retry-After would promise that it did not.
+                            {
+                                "header_filter": {
+                                    "header": {
+                                        "name": "x-envoy-attempt-count",
+                                        "string_match": {"safe_regex": {"regex": "|0|1"}},
+                                        "treat_missing_header_as_empty": True,
+                                    }
+                                }
+                            },
+                        ]
+                    }
+                },
+                "headers_to_add": [{"header": {"key": "Retry-After", "value": "1"}}],
+            }
+        ],
+        "body_format": {
+            "content_type": "application/problem+json",
+            "json_format": {
+                "type": "about:blank",
+                "title": "Balancer",
+                "status": "%RESPONSE_CODE%",
+                "detail": "%LOCAL_REPLY_BODY%",
+            },
+        },
+    }
+
+
+def _access_log() -> dict[str, Any]:
+    fields = {
+        "event": "balancer.request",
+        "started": "%START_TIME%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+        "response_code": "%RESPONSE_CODE%",
+        "response_flags": "%RESPONSE_FLAGS%",
+        "response_details": "%RESPONSE_CODE_DETAILS%",
+        "duration_ms": "%DURATION%",
+        "upstream_host": "%UPSTREAM_HOST%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "bytes_received": "%BYTES_RECEIVED%",
+        "bytes_sent": "%BYTES_SENT%",
+    }
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": f"{_TYPE}.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": {"json_format": fields},
+        },
+    }
+
+
+def _loopback(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _seconds(value: float) -> str:
+    return f"{value:g}s"

@@ -1,0 +1,10 @@
+"""Money is a whole number of minor units (cents); one order moves between 1 and 10^12 of them."""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+AMOUNT_MAX: Final = 10**12
+
+# Strict: `true`, "5", 5.0 and 5.5 are no amounts, however close they come.
+Amount = Annotated[int, Field(strict=True, ge=1, le=AMOUNT_MAX, description="whole minor units", examples=[500])]

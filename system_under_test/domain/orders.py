@@ -1,0 +1,38 @@
+"""What clients send: log-ins, orders and the keys that make an order happen once."""
+
+import hashlib
+import re
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from system_under_test.domain.money import Amount
+
+KEY_PATTERN: Final = r"^[!-~]{1,255}$"
+_KEY = re.compile(r"[!-~]{1,255}")
+
+
+class Order(BaseModel):
+    """The body of a deposit or a redemption."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    amount: Amount
+
+    def digest(self) -> bytes:
+        """The same for two bodies that mean the same, whatever their spaces."""
+        return hashlib.sha256(self.model_dump_json().encode()).digest()
+
+
+class Credentials(BaseModel):
+    """The body of a log-in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+
+    email: Annotated[str, Field(strict=True, min_length=3, max_length=254)]
+    password: Annotated[str, Field(strict=True, min_length=1, max_length=1024)]
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can be an Idempotency-Key: 1 to 255 visible ASCII characters."""
+    return _KEY.fullmatch(text) is not None

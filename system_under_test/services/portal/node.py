@@ -1,0 +1,27 @@
+"""One portal node: who it is, what it may take on, and whether it is on its way out."""
+
+from dataclasses import dataclass
+
+import structlog
+
+from system_under_test.services.portal.metrics import PortalMetrics
+from system_under_test.storage.ledger import Ledger
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """The state that handlers share; `draining` is set once, by the request to stop."""
+
+    instance: str
+    version: str
+    in_flight_max: int
+    ledger: Ledger
+    metrics: PortalMetrics
+    log: structlog.stdlib.BoundLogger
+    in_flight: int = 0
+    draining: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the balancer should send requests here."""
+        return not self.draining and self.ledger.ready

@@ -1,0 +1,93 @@
+"""The portal's OpenAPI 3.1 description, made from the table of routes."""
+
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+
+from system_under_test.domain.orders import KEY_PATTERN
+from system_under_test.services.portal.problems import MEDIA_TYPE
+from system_under_test.services.portal.routes import ROUTES, Route
+
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "description": "A problem document of RFC 9457; `field` names the part of the request that is at fault.",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "field": {"type": "string"},
+    },
+}
+
+
+def describe(version: str) -> dict[str, Any]:
+    """The whole document."""
+    schemas: dict[str, Any] = {"Problem": _PROBLEM_SCHEMA}
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        for model in (route.body, route.answer):
+            if model is not None:
+                schemas[model.__name__] = model.model_json_schema()
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Savings portal",
+            "version": version,
+            "description": "Amounts are whole minor units. A 503 with Retry-After was not carried out; one without may"
+            " have been: send the same order with the same Idempotency-Key again.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.operation,
+        "summary": route.summary,
+        "responses": {str(code): _response(route, code) for code in route.codes},
+    }
+    if route.body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _refer(route.body)}}}
+    if route.authenticated:
+        operation["security"] = [{"session": []}]
+    if route.keyed:
+        operation["parameters"] = [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": True,
+                "description": "Of the client's making; the same order sent again with it is carried out once.",
+                "schema": {"type": "string", "pattern": KEY_PATTERN},
+            }
+        ]
+    return operation
+
+
+def _response(route: Route, code: int) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": HTTPStatus(code).phrase}
+    if code >= 400:
+        response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        if code == 503:
+            response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    elif route.answer is not None:
+        response["content"] = {"application/json": {"schema": _refer(route.answer)}}
+    if route.keyed and code in {201, 422}:
+        response["headers"] = {
+            "Idempotency-Replayed": {
+                "schema": {"const": "true"},
+                "description": "on the stored answer of an earlier try",
+            }
+        }
+    return response
+
+
+def _refer(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

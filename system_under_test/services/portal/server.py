@@ -1,0 +1,121 @@
+"""The process of a portal node: starts, serves, and on SIGTERM leaves without losing a request.
+
+SIGTERM -> /readyz is 503, everything is still served -> DRAIN_SECONDS (the balancer has seen it)
+        -> stop listening -> finish what is in flight, at most FINISH_SECONDS -> exit 0
+"""
+
+import asyncio
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Final
+
+import uvloop
+from aiohttp import web
+from pydantic import Field
+
+from system_under_test.logs import configure_logs
+from system_under_test.services.portal.handlers import Handlers
+from system_under_test.services.portal.metrics import PortalMetrics
+from system_under_test.services.portal.node import Node
+from system_under_test.services.portal.serving import build_application
+from system_under_test.settings import (
+    Arguments,
+    DatabaseUrl,
+    Name,
+    PlatformError,
+    Port,
+    Settings,
+    read_settings,
+)
+from system_under_test.storage.ledger import DatabaseLimits, Ledger
+
+# Longer than the balancer keeps an idle connection: the one that may write must be the one that closes.
+_KEEP_ALIVE_S: Final = 630.0
+_BACKLOG: Final = 1024
+
+
+class PortalSettings(Settings):
+    """What a portal node is told."""
+
+    port: Port = Field(alias="HOLDFAST_PORT")
+    instance: Name = Field(default="portal", alias="HOLDFAST_INSTANCE")
+    version: Name = Field(default="v1", alias="VERSION")
+    database_url: DatabaseUrl = Field(alias="DATABASE_URL")
+    pool_size: Annotated[int, Field(ge=1, le=100)] = Field(default=10, alias="DATABASE_POOL_SIZE")
+    in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(default=512, alias="MAX_IN_FLIGHT")
+    # More than two health checks of the balancer, 0.25 s each.
+    drain_s: Annotated[float, Field(ge=0, le=60)] = Field(default=0.8, alias="DRAIN_SECONDS")
+    finish_s: Annotated[float, Field(gt=0, le=60)] = Field(default=5.0, alias="FINISH_SECONDS")
+    statement_s: Annotated[float, Field(gt=0, le=60)] = Field(default=2.0, alias="STATEMENT_SECONDS")
+    acquire_s: Annotated[float, Field(gt=0, le=60)] = Field(default=1.0, alias="ACQUIRE_SECONDS")
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Serves until SIGTERM or SIGINT."""
+    parser = Arguments(
+        "portal",
+        "A portal node. Reads HOLDFAST_PORT, HOLDFAST_INSTANCE, DATABASE_URL, VERSION, DATABASE_POOL_SIZE,"
+        " MAX_IN_FLIGHT, DRAIN_SECONDS, FINISH_SECONDS, STATEMENT_SECONDS and ACQUIRE_SECONDS.",
+    )
+    parser.parse_args(arguments)
+    settings = read_settings(PortalSettings, environment)
+    uvloop.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: PortalSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log = configure_logs(settings.instance)
+    limits = DatabaseLimits(
+        pool_size=settings.pool_size,
+        acquire_within_s=settings.acquire_s,
+        statement_within_s=settings.statement_s,
+        fresh_for_s=1.5,
+    )
+    ledger = Ledger(
+        settings.database_url, limits, lambda ready, problem: log.info("database", ready=ready, problem=problem)
+    )
+    node = Node(
+        instance=settings.instance,
+        version=settings.version,
+        in_flight_max=settings.in_flight_max,
+        ledger=ledger,
+        metrics=PortalMetrics(version=settings.version),
+        log=log,
+    )
+    handlers = Handlers(node)
+    runner = web.AppRunner(
+        build_application(node, handlers),
+        access_log=None,
+        keepalive_timeout=_KEEP_ALIVE_S,
+        shutdown_timeout=settings.finish_s,
+    )
+    await runner.setup()
+    watching = asyncio.create_task(ledger.keep_connected())
+    try:
+        await _listen(runner, settings.port)
+        log.info("node.started", port=settings.port, version=settings.version)
+        await stop.wait()
+        node.draining = True
+        node.metrics.draining.set(1)
+        log.info("node.draining", seconds=settings.drain_s, in_flight=node.in_flight)
+        await asyncio.sleep(settings.drain_s)
+    finally:
+        await runner.cleanup()
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await ledger.close()
+        handlers.close()
+        log.info("node.stopped", in_flight=node.in_flight)
+
+
+async def _listen(runner: web.AppRunner, port: int) -> None:
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port, backlog=_BACKLOG, reuse_address=True).start()
+    except OSError as error:
+        raise PlatformError(f"cannot listen on 127.0.0.1:{port}: {error.strerror or error}") from error

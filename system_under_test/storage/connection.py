@@ -1,0 +1,33 @@
+"""One connection to the database for a command that runs and ends."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from system_under_test.settings import PlatformError
+
+_CONNECT_WITHIN_S: Final = 10.0
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[Any]:
+    """A connection to `url`, closed at the end.
+
+    Raises:
+        PlatformError: the database cannot be reached, or refuses what it was asked; names the database.
+    """
+    parts = urlsplit(url)
+    where = f"{parts.username}@{parts.hostname}:{parts.port or 5432}{parts.path}"
+    try:
+        connection = await asyncpg.connect(url, timeout=_CONNECT_WITHIN_S)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise PlatformError(f"cannot connect to the database {where}: {error or 'no answer'}") from error
+    try:
+        yield connection
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise PlatformError(f"the database {where} failed: {error}") from error
+    finally:
+        await connection.close(timeout=_CONNECT_WITHIN_S)

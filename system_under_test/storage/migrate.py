@@ -1,0 +1,107 @@
+"""Brings the schema up to date: each numbered file of `schema/` once, in order, in a transaction of its own."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field
+
+from system_under_test.logs import configure_logs
+from system_under_test.settings import Arguments, DatabaseUrl, PlatformError, Settings, read_settings
+from system_under_test.storage.connection import connect
+
+SCHEMA: Final = Path(__file__).parent / "schema"
+_NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
+_LOCK: Final = 0x5AF1_4B1E
+"""Any number, the same for all who migrate: two at once take turns."""
+
+
+class MigrateSettings(Settings):
+    """What the migration is told."""
+
+    admin_url: DatabaseUrl = Field(alias="DATABASE_ADMIN_URL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One file of the schema."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def digest(self) -> str:
+        """What tells whether the file was changed after it had been applied."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def read_steps(folder: Path = SCHEMA) -> tuple[Step, ...]:
+    """The steps in `folder`, numbered 1, 2, 3 without a gap.
+
+    Raises:
+        PlatformError: a file is named otherwise, or a number is missing or there twice.
+    """
+    steps = []
+    for path in sorted(folder.glob("*.sql")):
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise PlatformError(f"{path}: expected a name such as 0001_ledger.sql")
+        steps.append(Step(version=int(match["version"]), name=path.name, sql=path.read_text(encoding="utf-8")))
+    if [step.version for step in steps] != list(range(1, len(steps) + 1)):
+        raise PlatformError(f"{folder}: expected the numbers 1, 2, 3, ..., got {[step.name for step in steps]}")
+    return tuple(steps)
+
+
+async def migrate(connection: Any, steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Applies what is missing of `steps`, and gives that back; a second one that comes meanwhile waits.
+
+    Raises:
+        PlatformError: a step that was applied has been changed since, or the database is ahead of `steps`.
+    """
+    await connection.execute("select pg_advisory_lock($1)", _LOCK)
+    try:
+        await connection.execute(
+            "create table if not exists schema_step (version integer primary key, name text not null,"
+            " digest text not null, applied_at timestamptz not null default now())"
+        )
+        applied = {
+            row["version"]: row for row in await connection.fetch("select version, name, digest from schema_step")
+        }
+        ahead = [row["name"] for version, row in applied.items() if version > len(steps)]
+        if ahead:
+            raise PlatformError(f"the database has steps that this version does not know: {', '.join(ahead)}")
+        for step in steps:
+            if step.version in applied and applied[step.version]["digest"] != step.digest:
+                raise PlatformError(f"{step.name} was changed after it had been applied; add a new step instead")
+        missing = tuple(step for step in steps if step.version not in applied)
+        for step in missing:
+            async with connection.transaction():
+                await connection.execute(step.sql)
+                await connection.execute(
+                    "insert into schema_step (version, name, digest) values ($1, $2, $3)",
+                    step.version,
+                    step.name,
+                    step.digest,
+                )
+        return missing
+    finally:
+        await connection.execute("select pg_advisory_unlock($1)", _LOCK)
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Migrates and says what was applied."""
+    Arguments("migrate", "Bring the schema up to date. Reads DATABASE_ADMIN_URL.").parse_args(arguments)
+    settings = read_settings(MigrateSettings, environment)
+    applied = asyncio.run(_migrate(settings.admin_url))
+    configure_logs("migrate").info("schema.migrated", applied=[step.name for step in applied])
+    return 0
+
+
+async def _migrate(url: str) -> tuple[Step, ...]:
+    async with connect(url) as connection:
+        return await migrate(connection, read_steps())
