@@ -1,0 +1,38 @@
+"""What each arrival is to do: a function of the seed and its number alone, whoever serves it and whatever came before.
+
+arrival 17, seed 42 -> deposit of 4,211 under key 5f0c...
+"""
+
+import random
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+DEPOSIT: Final = "deposit"
+REDEEM: Final = "redeem"
+BALANCE: Final = "balance"
+
+WEIGHTS: Final[Mapping[str, int]] = {DEPOSIT: 4, REDEEM: 3, BALANCE: 3}
+DEPOSIT_RANGE: Final = (100, 10_000)
+REDEEM_RANGE: Final = (1, 100)
+"""Minor units. Deposits bring in fifty times what redemptions take, so funds suffice for any length of run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """One intended operation; `amount` is in minor units, 0 for a read, and `key` the Idempotency-Key of an effect."""
+
+    f: str
+    amount: int = 0
+    key: str | None = None
+
+
+def intend(seed: int, writer: int, number: int) -> Intent:
+    """What arrival `number` of load process `writer` does."""
+    rng = random.Random(f"{seed}/{writer}/{number}")  # noqa: S311  # to be repeated, not to be secret
+    f = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
+    if f == BALANCE:
+        return Intent(f=f)
+    amount = rng.randint(*(DEPOSIT_RANGE if f == DEPOSIT else REDEEM_RANGE))
+    return Intent(f=f, amount=amount, key=str(uuid.UUID(int=rng.getrandbits(128), version=4)))

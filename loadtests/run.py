@@ -1,0 +1,108 @@
+"""Drive load at the system under test: `python -m loadtests.run --locustfile FILE --rate 300 --users 100`.
+
+Given and said as docs/formats.md has it. Exit 0 when told to end, 1 when the users did not become ready or the
+locustfile raised, 64 when the input cannot be used.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from loadtests.arrivals import Schedule, constant
+from loadtests.options import WRITER_MAX, OptionParser, file_stem, positive, whole
+from loadtests.protocol import (
+    EXIT_FAILED,
+    EXIT_FINE,
+    EXIT_UNUSABLE,
+    Channel,
+    Counts,
+    LoadError,
+    UnusableInputError,
+    complain,
+    read_environment,
+)
+
+USERS_MAX: Final = 20_000
+"""Each user may hold a connection, and descriptors are commonly capped near here."""
+SPAWN_RATE_PER_S: Final = 100.0
+
+
+class _EndedEarlyError(Exception):
+    """Told to end while Locust was still being loaded; there is nothing to flush."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a load process and gives its exit code."""
+    options = _parser().parse_args(arguments)
+    channel = Channel()
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _end_early)
+        return _run(options, channel)
+    except _EndedEarlyError:
+        channel.say_counts("finished", Counts())
+        return EXIT_FINE
+    except UnusableInputError as error:
+        complain(f"loadtests.run: {error}")
+        return EXIT_UNUSABLE
+    except LoadError as error:
+        complain(f"loadtests.run: {error}")
+        return EXIT_FAILED
+
+
+def _run(options: argparse.Namespace, channel: Channel) -> int:
+    given = read_environment(os.environ)
+    # Loading Locust takes a second and patches sockets; bad input is told before that.
+    from loadtests import generator
+
+    plan = generator.Plan(
+        locustfile=options.locustfile,
+        schedule=options.rate,
+        users=options.users,
+        spawn_rate=options.spawn_rate,
+        name=options.name,
+        writer=options.writer,
+        ready_within_s=options.ready_within,
+    )
+    return generator.run(given, plan, channel)
+
+
+def _end_early(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _EndedEarlyError
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        prog="loadtests.run",
+        description="Drive open-loop load with Locust: tasks start on schedule whatever earlier ones do.",
+        epilog="example: python -m loadtests.run --locustfile loadtests/savers.py --rate 300 --users 100",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--locustfile", type=Path, required=True, help="a Python file with users in it")
+    parser.add_argument("--rate", type=_schedule, required=True, help="arrivals a second")
+    parser.add_argument("--users", type=whole(1, USERS_MAX), default=100, help="most tasks at the same time (100)")
+    parser.add_argument(
+        "--spawn-rate", type=positive, default=SPAWN_RATE_PER_S, help="users started a second, before the load (100)"
+    )
+    parser.add_argument("--name", type=file_stem, default="load", help="of this writer's history file (load)")
+    parser.add_argument("--writer", type=whole(0, WRITER_MAX), default=1, help="number of this writer in the run (1)")
+    parser.add_argument(
+        "--ready-within", type=positive, default=30.0, help="seconds in which all users must be ready (30)"
+    )
+    return parser
+
+
+def _schedule(text: str) -> Schedule:
+    try:
+        return constant(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
