@@ -10,7 +10,7 @@ YAML here means mappings, lists, text, numbers, true, false and null as in YAML 
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -33,6 +33,8 @@ class Document:
     path: Path
     data: dict[str, Any]
     lines: Mapping[Place, int]
+    notes: Mapping[Place, str] = field(default_factory=dict)
+    """What to say after a problem at or below a place: that its value came from elsewhere."""
 
     def line(self, place: Place) -> int:
         """The line of a place; of the nearest thing around it when the place is not there."""
@@ -42,8 +44,8 @@ class Document:
 
     def problem(self, place: Place, text: str) -> str:
         """A problem in the form that all of them have: file, line, key, text."""
-        dotted = ".".join(map(str, place))
-        return f"{self.path}:{self.line(place)}: {dotted + ': ' if dotted else ''}{text}"
+        note = next((note for inside, note in self.notes.items() if place[: len(inside)] == inside), None)
+        return f"{self.path}:{self.line(place)}: {_dotted(place)}{text}{f' ({note})' if note else ''}"
 
 
 def load(path: Path) -> Document:
