@@ -1,0 +1,38 @@
+"""One platform for all tests of this folder: starting it takes seconds."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import pytest
+
+from tests.integration.platform.customers import Customer, honest_session, log_in
+from tests.integration.platform.stage import Platform, Stage, start_platform
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """The platform with four portals, shared: tests leave it as they find it."""
+    yield from start_platform(tmp_path_factory.mktemp("platform"))
+
+
+@pytest.fixture
+def stage(tmp_path: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """An empty stage of the test's own; all that it starts there is ended."""
+    own = Stage(folder=tmp_path_factory.mktemp("stage"))
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client that hides nothing."""
+    async with honest_session() as session:
+        yield session
+
+
+@pytest.fixture
+async def customer(platform: Platform, session: aiohttp.ClientSession) -> Customer:
+    """The first customer, logged in."""
+    return await log_in(session, platform, 0)

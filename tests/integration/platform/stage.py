@@ -1,0 +1,232 @@
+"""The platform on this machine, started by its own commands: what the tests of this folder act on."""
+
+import csv
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[3]
+_PORTS: Final = range(24_000, 32_000)  # below the ephemeral ones, or an outgoing connection could take one
+_taken: Final[set[int]] = set()
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on and that was not given before."""
+    for port in random.SystemRandom().sample(_PORTS, k=200):
+        with socket.socket() as probe:
+            if port not in _taken and probe.connect_ex(("127.0.0.1", port)) != 0:
+                _taken.add(port)
+                return port
+    raise AssertionError("no free port among 200")
+
+
+def await_true(condition: Callable[[], bool], what: str, *, within_s: float = 15.0) -> None:
+    """Asks `condition` a hundred times a second until it holds; fails naming `what` after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.01)
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body of a GET; (0, b"") when nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()
+
+
+@dataclass(slots=True, kw_only=True)
+class Process:
+    """One process of the platform; its port and folder stay the same when it is started again."""
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    folder: Path
+    environment: Mapping[str, str]
+    running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, its output appended to `log`."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOLDFAST_INSTANCE": self.name,
+            "HOLDFAST_PORT": str(self.port),
+            "HOLDFAST_DATA_DIR": str(self.folder),
+            "HOLDFAST_READY_FILE": str(self.ready_file),
+            **self.environment,
+        }
+        with self.log.open("ab") as log:
+            self.running = subprocess.Popen(
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=ROOT
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self.running is not None
+        return self.running.pid
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.name}.log")
+
+    @property
+    def ready_file(self) -> Path:
+        return self.folder / "ready.json"
+
+    def outputs(self) -> dict[str, str]:
+        """What the launcher reported."""
+        outputs: dict[str, str] = json.loads(self.ready_file.read_text(encoding="utf-8"))
+        return outputs
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """The lines of the log that report `event`."""
+        found = []
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            if line.startswith("{") and (record := json.loads(line)).get("event") == event:
+                found.append(record)
+        return found
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        os.kill(self.pid, number)
+
+    def end(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 15.0) -> int:
+        """Sends a signal, waits for the end and gives the exit code; kills what does not end in time, and fails."""
+        assert self.running is not None
+        self.running.send_signal(number)
+        try:
+            return self.running.wait(within_s)
+        finally:
+            self.running.kill()
+            self.running.wait()
+
+    def answers(self, path: str, status: int = 200, *, port: int | None = None) -> bool:
+        """Whether a GET gets this status now; fails when the process has ended instead."""
+        if self.running is not None and self.running.poll() is not None:
+            raise AssertionError(f"{self.name} ended with {self.running.returncode}: {self.log.read_text()[-2000:]}")
+        return get(port or self.port, path)[0] == status
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """A folder with the processes that were started in it; `close` ends them all."""
+
+    folder: Path
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    def add(self, name: str, module: str, **environment: str) -> Process:
+        """Starts `python -m system_under_test MODULE` as `name`."""
+        folder = self.folder / name
+        folder.mkdir()
+        process = Process(
+            name=name,
+            command=(sys.executable, "-m", "system_under_test", module),
+            port=free_port(),
+            folder=folder,
+            environment=environment,
+        )
+        self.processes[name] = process
+        process.start()
+        return process
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of the platform to its end."""
+        return subprocess.run(
+            (sys.executable, "-m", "system_under_test", *arguments),
+            env={"PATH": os.environ["PATH"], **environment},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def add_database(self, name: str = "postgres") -> Process:
+        """Starts a database server and brings its schema up to date."""
+        postgres = self.add(name, "postgres")
+        await_true(lambda: postgres.ready_file.exists() and self.accepts(postgres), "postgres accepts connections")
+        migrated = self.run("migrate", DATABASE_ADMIN_URL=postgres.outputs()["admin_dsn"])
+        assert migrated.returncode == 0, migrated.stderr
+        return postgres
+
+    @staticmethod
+    def accepts(postgres: Process) -> bool:
+        """Whether the server accepts TCP connections; fails when it has ended instead."""
+        assert postgres.running is not None
+        assert postgres.running.poll() is None, postgres.log.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", postgres.port)) == 0
+
+    def add_portal(self, name: str, postgres: Process, **environment: str) -> Process:
+        """Starts a portal node; it is not ready yet."""
+        return self.add(name, "portal", DATABASE_URL=postgres.outputs()["dsn"], **environment)
+
+    def add_balancer(self, name: str, portals: list[Process], *, retries: str = "on") -> Process:
+        """Starts a balancer in front of `portals`, in zones a and b by turns, and waits until it is ready."""
+        upstreams = ",".join(f"127.0.0.1:{portal.port}@{'ab'[i % 2]}" for i, portal in enumerate(portals))
+        admin = free_port()
+        balancer = self.add(name, "balancer", UPSTREAMS=upstreams, RETRIES=retries, HOLDFAST_PORT_ADMIN=str(admin))
+        await_true(lambda: balancer.answers("/ready", port=admin), f"{name} is ready")
+        return balancer
+
+    def close(self) -> None:
+        """Ends every process; a balancer and portals before the database."""
+        for process in reversed(self.processes.values()):
+            if process.running is not None and process.running.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.end(signal.SIGINT if "postgres" in process.name else signal.SIGKILL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """The whole: a database, four portals in two zones, a balancer, and customers who are not logged in yet."""
+
+    stage: Stage
+    postgres: Process
+    portals: list[Process]
+    balancer: Process
+    customers: list[dict[str, str]]
+
+    @property
+    def url(self) -> str:
+        """Where clients go."""
+        return self.balancer.outputs()["url"]
+
+
+def start_platform(folder: Path, *, portals: int = 4, customers: int = 60) -> Iterator[Platform]:
+    """Starts everything, gives it, and ends it."""
+    stage = Stage(folder=folder)
+    try:
+        postgres = stage.add_database()
+        nodes = [stage.add_portal(f"portal-{number}", postgres) for number in range(1, portals + 1)]
+        for node in nodes:
+            await_true(lambda node=node: node.answers("/readyz"), f"{node.name} is ready")  # type: ignore[misc]
+        balancer = stage.add_balancer("balancer", nodes)
+        accounts = folder / "accounts.csv"
+        seeded = stage.run(
+            *("seed", "--accounts", str(customers), "--out", str(accounts)),
+            DATABASE_ADMIN_URL=postgres.outputs()["admin_dsn"],
+        )
+        assert seeded.returncode == 0, seeded.stderr
+        with accounts.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        yield Platform(stage=stage, postgres=postgres, portals=nodes, balancer=balancer, customers=rows)
+    finally:
+        stage.close()
