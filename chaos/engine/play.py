@@ -1,0 +1,173 @@
+r"""One fault, from its undo record to the proof that nothing of it is left.
+
+undo record synced -> inject -> effect proven -> wait -> heal -> heal proven -> undo record done
+                         \\________ whatever happens here ________/
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from structlog.typing import FilteringBoundLogger
+
+from chaos.engine.switch import uninterrupted
+from chaos.errors import HoldfastError
+from chaos.faults.fault import Proof, Scene
+from chaos.planner import Occurrence
+from chaos.targets.target import Target
+from chaos.undo import UndoLog
+from metrics.events import EventLog
+
+INJECT_LIMIT_S: Final = 600.0
+"""A rolling deploy of many instances takes long; each of its steps has a limit of the target's own."""
+EFFECT_LIMIT_S: Final = 10.0
+HEAL_LIMIT_S: Final = 60.0
+HEAL_PROOF_LIMIT_S: Final = 30.0
+HEAL_TRIES: Final = 2
+_LOOK_EVERY_S: Final = 0.02
+_MENDABLE: Final = (HoldfastError, OSError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Where the faults of a run play, and what they leave behind."""
+
+    target: Target
+    events: EventLog
+    undo: UndoLog
+    log: FilteringBoundLogger
+    in_force: dict[str, Occurrence] = field(default_factory=dict)
+    """Injected, or about to be, and not yet healed; by fault id."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Every fault that could not be healed, and how to clear it; by fault id."""
+    locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+    """One an instance: two faults never have the same one in their hands, however long a heal takes."""
+
+    async def play_all(self, timeline: Sequence[Occurrence]) -> None:
+        """Plays each at its time, counted from now; returns when all are healed.
+
+        A fault that cannot be injected or healed is written down and does not stop the others.
+        """
+        started_s = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as group:
+            for occurrence in timeline:
+                group.create_task(self._play_at(started_s + occurrence.at_s, occurrence), name=occurrence.fault_id)
+
+    async def play(self, occurrence: Occurrence) -> None:
+        """Plays one occurrence now; when cancelled, it is healed all the same."""
+        async with AsyncExitStack() as held:
+            for name in sorted(occurrence.instances):  # in one order, so that two never wait for each other
+                await held.enter_async_context(self.locks.setdefault(name, asyncio.Lock()))
+            await _Play(stage=self, occurrence=occurrence).run()
+
+    async def _play_at(self, when_s: float, occurrence: Occurrence) -> None:
+        await asyncio.sleep(max(0.0, when_s - asyncio.get_running_loop().time()))
+        await self.play(occurrence)
+
+
+class _Play:
+    """One occurrence while it plays."""
+
+    def __init__(self, *, stage: Stage, occurrence: Occurrence) -> None:
+        self._stage = stage
+        self._occurrence = occurrence
+        self._fault = occurrence.fault
+        self._injected_s: float | None = None
+        self._kept = False
+        self._scene = Scene.open(
+            fault_id=occurrence.fault_id,
+            target=stage.target,
+            instances=occurrence.instances,
+            took_hold=self._took_hold,
+        )
+
+    async def run(self) -> None:
+        """The life of the fault; only cancellation and bugs of ours come out of it."""
+        try:
+            # On disk before anything is touched. It blocks the loop for a sync of the disk, and no cancellation can
+            # come between the record and the `try` that heals.
+            self._stage.undo.record(self._occurrence.fault_id, self._fault.undo_steps(self._scene))
+        except _MENDABLE as error:
+            self._failed("undo_record", error)
+            return
+        self._event("fault.undo_recorded")
+        self._stage.in_force[self._occurrence.fault_id] = self._occurrence
+        try:  # opens before anything is touched, so that a half-done injection is healed too
+            await self._harm()
+        finally:
+            await uninterrupted(self._put_right())
+            del self._stage.in_force[self._occurrence.fault_id]
+
+    async def _harm(self) -> None:
+        if not await self._try("inject", asyncio.wait_for(self._fault.inject(self._scene), INJECT_LIMIT_S)):
+            return
+        self._took_hold()
+        injected_s = self._injected_s if self._injected_s is not None else asyncio.get_running_loop().time()
+        proof = await self._prove("effect", self._fault.effect, EFFECT_LIMIT_S)
+        self._event("fault.effect", proven=proof.proven, evidence=dict(proof.evidence))
+        if self._fault.heal_after_s is None:
+            self._kept = proof.proven
+        else:
+            await asyncio.sleep(injected_s + self._fault.heal_after_s - asyncio.get_running_loop().time())
+
+    async def _put_right(self) -> None:
+        healed = self._kept
+        for _ in range(HEAL_TRIES):
+            healed = healed or await self._try("heal", asyncio.wait_for(self._fault.heal(self._scene), HEAL_LIMIT_S))
+        if healed:
+            self._event("fault.healed")
+        proof = await self._prove("heal", self._fault.heal_proof, HEAL_PROOF_LIMIT_S)
+        self._event("fault.heal_proven", proven=proof.proven, evidence=dict(proof.evidence))
+        if proof.proven:
+            self._stage.undo.done(self._occurrence.fault_id)
+        else:
+            self._stage.left[self._occurrence.fault_id] = (
+                f"{self._occurrence.fault_id}: {self._occurrence.name} on {', '.join(self._occurrence.instances)} is "
+                f"not proven to be healed ({dict(proof.evidence)}); clear it with `holdfast heal`"
+            )
+
+    def _took_hold(self) -> None:
+        if self._injected_s is None:
+            self._injected_s = asyncio.get_running_loop().time()
+            self._event(
+                "fault.injected",
+                fault=self._occurrence.name,
+                instances=list(self._occurrence.instances),
+                params=dict(self._occurrence.params),
+            )
+
+    async def _try(self, step: str, work: Awaitable[object]) -> bool:
+        """Whether the step went well; what a user can mend is written down, a bug of ours is raised."""
+        try:
+            await work
+        except _MENDABLE as error:
+            self._failed(step, error)
+            return False
+        return True
+
+    async def _prove(self, step: str, look: Callable[[Scene], Awaitable[Proof]], within_s: float) -> Proof:
+        """The first look that proves it, or the last one within the limit."""
+        proof = Proof(proven=False, evidence={"error": f"no look within {within_s:g} s"})
+        try:
+            async with asyncio.timeout(within_s):
+                while not proof.proven:
+                    proof = await look(self._scene)
+                    if not proof.proven:
+                        await asyncio.sleep(_LOOK_EVERY_S)
+        except TimeoutError:
+            return proof
+        except _MENDABLE as error:
+            self._failed(step, error)
+            return Proof(proven=False, evidence={"error": str(error)})
+        return proof
+
+    def _failed(self, step: str, error: Exception) -> None:
+        text = str(error) or f"took longer than its limit ({type(error).__name__})"
+        self._event("fault.failed", step=step, error=text)
+
+    def _event(self, kind: str, **data: Any) -> None:
+        fault_id = self._occurrence.fault_id
+        self._stage.events.append(kind, fault_id=fault_id, **data)
+        self._stage.log.info(kind, fault_id=fault_id, **data)

@@ -1,0 +1,136 @@
+"""What a fault is, and the register of all of them.
+
+    choose(roles, busy, rng) -> victims                  pure; when the experiment is planned
+    undo_steps(scene) -> written and synced              before anything is touched
+    inject(scene) -> effect(scene) -> heal(scene) -> heal_proof(scene)
+
+One module, one fault: decorate a frozen dataclass with `@FAULTS.register("name")`, put the module into this
+folder, done. Its fields are what an experiment writes under the fault's name. `effect` and `heal_proof` look once;
+whoever plays the fault asks again until they are proven or a limit is reached. `heal` may be called twice, after an
+injection that was cut off half-way, and while nothing is in force.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+from chaos.processes import Identity
+from chaos.targets.target import Target
+from chaos.undo import Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleShape:
+    """What a planner knows of a role before it runs: its instances, in order, with their zones."""
+
+    name: str
+    zones: Mapping[str, str | None]
+    """instance name -> zone"""
+    external: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """Whether something was seen to hold, and what was seen."""
+
+    proven: bool
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One occurrence of a fault: where it plays, on whom, and who they were before."""
+
+    fault_id: str
+    target: Target
+    instances: tuple[str, ...]
+    before: Mapping[str, Identity | None]
+    took_hold: Callable[[], None] = lambda: None
+    """Called by an injection that takes long, at the moment it begins to bite; otherwise its end counts."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What an injection learns and a proof needs: exit statuses, for example."""
+
+    @classmethod
+    def open(
+        cls, *, fault_id: str, target: Target, instances: Sequence[str], took_hold: Callable[[], None] = lambda: None
+    ) -> "Scene":
+        """The scene as it is now, before anything is touched."""
+        before = {name: target.identity(name) for name in instances}
+        return cls(fault_id=fault_id, target=target, instances=tuple(instances), before=before, took_hold=took_hold)
+
+
+class Fault(Protocol):
+    """One kind of harm with its parameters; see the module's head for the order of the calls."""
+
+    @property
+    def heal_after_s(self) -> float | None:
+        """Seconds from injection to healing; None for a change (a deploy), which is kept once it shows."""
+
+    def takes_s(self, victims: int) -> float:
+        """Seconds for which so many victims should be left alone by others, as far as can be known beforehand."""
+
+    def choose(self, roles: Mapping[str, RoleShape], busy: frozenset[str], rng: Random) -> tuple[str, ...]:
+        """The victims, in order; pure. `busy` are instances in the hands of another fault at that time.
+
+        Raises:
+            ValueError: no such role, nobody to choose, or too few are free.
+        """
+
+    def undo_steps(self, scene: Scene) -> Sequence[Step]:
+        """Plain data by which another process can put things right without this one (see `chaos.undo`)."""
+
+    async def inject(self, scene: Scene) -> None:
+        """Does the harm."""
+
+    async def effect(self, scene: Scene) -> Proof:
+        """Looks once whether the harm is in force."""
+
+    async def heal(self, scene: Scene) -> None:
+        """Puts things right; harmless when they are."""
+
+    async def heal_proof(self, scene: Scene) -> Proof:
+        """Looks once whether things are right again."""
+
+
+FaultClass = TypeVar("FaultClass", bound=type[Any])
+
+
+class FaultRegister:
+    """The faults by name; reading it imports every module of this folder."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[Fault]] = {}
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[FaultClass], FaultClass]:
+        """Makes the decorated class the fault that experiments call `name`."""
+
+        def add(cls: FaultClass) -> FaultClass:
+            if name in self._classes:
+                raise ValueError(f"two faults are called {name!r}")
+            self._classes[name] = cls
+            return cls
+
+        return add
+
+    def __getitem__(self, name: str) -> type[Fault]:
+        self._discover()
+        return self._classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names in alphabetical order."""
+        self._discover()
+        return iter(sorted(self._classes))
+
+    def _discover(self) -> None:
+        if not self._complete:
+            package = importlib.import_module("chaos.faults")
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"chaos.faults.{module.name}")
+            self._complete = True
+
+
+FAULTS = FaultRegister()

@@ -1,0 +1,59 @@
+"""SIGKILL: an instance is gone at once, as when its machine loses power."""
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from chaos.faults.fault import FAULTS, Proof, Scene
+from chaos.faults.restart import gone, restart_missing, restart_steps, restarted, who_runs
+from chaos.faults.victims import Victims
+from chaos.processes import send
+from chaos.undo import Step
+from metrics.units import PositiveSeconds
+
+_EXIT_WITHIN_S = 5.0
+
+
+@FAULTS.register("kill")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill(Victims):
+    """Kill instances with SIGKILL and start them again `restart_after`."""
+
+    restart_after_s: Annotated[PositiveSeconds, Field(alias="restart_after")] = 3.0
+
+    @property
+    def heal_after_s(self) -> float:
+        """Seconds until the instances are started again."""
+        return self.restart_after_s
+
+    def takes_s(self, victims: int) -> float:  # noqa: ARG002
+        """Until the instances are started again; how long their start takes is not known beforehand."""
+        return self.restart_after_s
+
+    def undo_steps(self, scene: Scene) -> list[Step]:
+        """Start them."""
+        return restart_steps(scene)
+
+    async def inject(self, scene: Scene) -> None:
+        """Sends SIGKILL to all at once and waits until they are gone."""
+        victims = who_runs(scene)
+        for identity in victims.values():
+            send(identity, signal.SIGKILL)
+        scene.took_hold()
+        # Straight after the signals, so that the driver knows these exits as intended before it notices them.
+        await asyncio.gather(*(scene.target.expect_exit(name, within_s=_EXIT_WITHIN_S) for name in victims))
+
+    async def effect(self, scene: Scene) -> Proof:
+        """None of the processes that ran before is there any more."""
+        return gone(scene)
+
+    async def heal(self, scene: Scene) -> None:
+        """Starts those that do not run."""
+        await restart_missing(scene)
+
+    async def heal_proof(self, scene: Scene) -> Proof:
+        """Every instance is a new process and ready."""
+        return await restarted(scene)

@@ -1,0 +1,69 @@
+"""SIGTERM: an instance is asked to end, as in a scale-down; it must finish what it has begun and exit by itself."""
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from chaos.faults.fault import FAULTS, Proof, Scene
+from chaos.faults.restart import gone, restart_missing, restart_steps, restarted, who_runs
+from chaos.faults.victims import Victims
+from chaos.processes import send
+from chaos.undo import Step
+from metrics.units import PositiveSeconds
+
+
+@FAULTS.register("stop")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop(Victims):
+    """Ask instances to end with SIGTERM, and start them again `restart_after`.
+
+    One that has not exited by itself `within` that time is killed, and the effect counts as not proven.
+    """
+
+    restart_after_s: Annotated[PositiveSeconds, Field(alias="restart_after")] = 3.0
+    within_s: Annotated[PositiveSeconds, Field(alias="within")] = 30.0
+
+    @property
+    def heal_after_s(self) -> float:
+        """Seconds until the instances are started again, or later where their exit takes longer."""
+        return self.restart_after_s
+
+    def takes_s(self, victims: int) -> float:  # noqa: ARG002
+        """Until they are started again; how long their exit takes is not known beforehand."""
+        return self.restart_after_s
+
+    def undo_steps(self, scene: Scene) -> list[Step]:
+        """Start them."""
+        return restart_steps(scene)
+
+    async def inject(self, scene: Scene) -> None:
+        """Sends SIGTERM to all at once and waits for their exits."""
+        victims = who_runs(scene)
+        for identity in victims.values():
+            send(identity, signal.SIGTERM)
+        scene.took_hold()
+        # Straight after the signals, so that the driver knows these exits as intended before it notices them.
+        await asyncio.gather(*(self._await_exit(scene, name) for name in victims))
+
+    async def effect(self, scene: Scene) -> Proof:
+        """Every process that ran before has ended, and by itself."""
+        seen = gone(scene)
+        by_itself = all(scene.notes.get(f"{name} exited by itself", False) for name in scene.instances)
+        return Proof(proven=seen.proven and by_itself, evidence=seen.evidence)
+
+    async def heal(self, scene: Scene) -> None:
+        """Starts those that do not run."""
+        await restart_missing(scene)
+
+    async def heal_proof(self, scene: Scene) -> Proof:
+        """Every instance is a new process and ready."""
+        return await restarted(scene)
+
+    async def _await_exit(self, scene: Scene, name: str) -> None:
+        by_itself = await scene.target.expect_exit(name, within_s=self.within_s)
+        scene.notes[f"{name} exited by itself"] = by_itself
+        if not by_itself:
+            await scene.target.stop_instance(name)

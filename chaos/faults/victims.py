@@ -1,0 +1,123 @@
+"""Whom a fault on instances takes: chosen purely from the topology, the seed and who is free at the time."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Annotated
+
+from pydantic import Field
+
+from chaos.faults.fault import RoleShape
+from metrics.units import Ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Victims:
+    """Instances of `role`: one, or as many as `count`, `percent`, `all`, `one_per_zone` or `instance` say.
+
+    `zone` narrows the choice; alone it means every instance of that zone. A whole role is taken only when that is
+    written down: `all`, `percent: 100%`, or a `count` that reaches it.
+    """
+
+    role: str
+    count: Annotated[int, Field(ge=1)] | None = None
+    percent: Annotated[Ratio, Field(gt=0)] | None = None
+    all: bool = False
+    one_per_zone: bool = False
+    zone: str | None = None
+    instance: str | None = None
+
+    def __post_init__(self) -> None:
+        chosen = [name for name, given in self._selections().items() if given]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: keep one")
+        if self.zone is not None and (self.one_per_zone or self.instance is not None):
+            raise ValueError(f"zone and {chosen[0]} exclude each other: keep one")
+
+    def choose(self, roles: Mapping[str, RoleShape], busy: frozenset[str], rng: Random) -> tuple[str, ...]:
+        """The victims in the order of their numbers; see `chaos.faults.fault.Fault.choose`."""
+        shape = find_role(roles, self.role)
+        candidates = [name for name, zone in shape.zones.items() if self.zone in (None, zone)]
+        if not candidates:
+            zones = sorted({zone for zone in shape.zones.values() if zone is not None})
+            known = f"its zones are {', '.join(zones)}" if zones else "it has no zones"
+            raise ValueError(f"role {self.role!r} has nobody in zone {self.zone!r}; {known}")
+        free = [name for name in candidates if name not in busy]
+        chosen = self._choose(shape, candidates, free, rng)
+        untouched = [name for name in shape.zones if name not in busy and name not in chosen]
+        if not untouched and not self._whole_role_is_meant(shape, chosen):
+            raise ValueError(
+                f"that takes the last {self.role} of {len(shape.zones)} at a time; write `all: true` if it is meant"
+            )
+        return tuple(name for name in shape.zones if name in chosen)
+
+    def _choose(self, shape: RoleShape, candidates: list[str], free: list[str], rng: Random) -> set[str]:
+        if self.instance is not None:
+            return {_named(shape, self.instance, free)}
+        if self.one_per_zone:
+            return _one_per_zone(shape, free, rng)
+        wanted = self._wanted(len(candidates))
+        where = f"role {self.role!r}" if self.zone is None else f"zone {self.zone!r} of role {self.role!r}"
+        if wanted > len(candidates):
+            raise ValueError(f"{where} has {len(candidates)} instances, not {wanted}")
+        if wanted > len(free):
+            raise ValueError(f"of {where} only {len(free)} of {len(candidates)} are free then, not {wanted}")
+        return set(rng.sample(free, wanted))
+
+    def _wanted(self, candidates: int) -> int:
+        if self.count is not None:
+            return self.count
+        if self.percent is not None:
+            return max(1, math.floor(self.percent * candidates + 1e-9))
+        if self.all or self.zone is not None:
+            return candidates
+        return 1
+
+    def _whole_role_is_meant(self, shape: RoleShape, chosen: set[str]) -> bool:
+        counted = self.count is not None and len(chosen) == len(shape.zones)
+        return self.all or self.percent == 1 or self.instance is not None or counted
+
+    def _selections(self) -> dict[str, bool]:
+        return {
+            "count": self.count is not None,
+            "percent": self.percent is not None,
+            "all": self.all,
+            "one_per_zone": self.one_per_zone,
+            "instance": self.instance is not None,
+        }
+
+
+def find_role(roles: Mapping[str, RoleShape], name: str) -> RoleShape:
+    """The role `name`, whose processes may be signalled.
+
+    Raises:
+        ValueError: no such role (with the known ones), or one that is not ours.
+    """
+    if name not in roles:
+        known = ", ".join(sorted(roles))
+        raise ValueError(f"the target has no role {name!r}. Known: {known}")
+    if roles[name].external:
+        raise ValueError(f"role {name!r} is external: its processes are not ours to signal")
+    return roles[name]
+
+
+def _one_per_zone(shape: RoleShape, free: list[str], rng: Random) -> set[str]:
+    zones = sorted({zone for zone in shape.zones.values() if zone is not None})
+    if not zones:
+        raise ValueError(f"one_per_zone needs zones, and role {shape.name!r} has none")
+    chosen = set()
+    for zone in zones:
+        members = [name for name in free if shape.zones[name] == zone]
+        if not members:
+            raise ValueError(f"zone {zone!r} of role {shape.name!r} has nobody free then")
+        chosen.add(rng.choice(members))
+    return chosen
+
+
+def _named(shape: RoleShape, instance: str, free: list[str]) -> str:
+    if instance not in shape.zones:
+        raise ValueError(f"role {shape.name!r} has no {instance!r}; it has {', '.join(shape.zones)}")
+    if instance not in free:
+        raise ValueError(f"{instance} is in the hands of another fault then")
+    return instance

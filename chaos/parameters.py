@@ -1,0 +1,35 @@
+"""Frozen dataclasses as pieces of a file: strict about keys and types, built only when all of it is valid."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, cast, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, create_model
+
+
+class Strict(BaseModel):
+    """The base of everything read from a file: a key nobody knows is a mistake of its author, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def written_as(cls: type[Any]) -> Any:
+    """The type with which pydantic reads the dataclass `cls` out of a mapping of its fields (by their aliases).
+
+    A ValueError of its `__post_init__` becomes a problem at the place of the mapping.
+    """
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {
+        field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
+        for field in dataclasses.fields(cls)
+        if field.init
+    }
+    model = create_model(cls.__name__, __base__=Strict, __doc__=cls.__doc__, **cast("Any", fields))
+    return Annotated[model, AfterValidator(_builder(cls))]
+
+
+def _builder(cls: type[Any]) -> Callable[[BaseModel], Any]:
+    def build(model: BaseModel) -> Any:
+        return cls(**{field.name: getattr(model, field.name) for field in dataclasses.fields(cls) if field.init})
+
+    return build
