@@ -66,7 +66,7 @@ def _listener(port: int, *, retries: bool) -> dict[str, Any]:
         "stat_prefix": "clients",
         # Every client counts as a stranger: what it says in x-envoy-* is not believed.
         "use_remote_address": True,
-        "internal_address_config": {"unix_sockets": False},
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "192.0.2.0", "prefix_len": 24}]},
         # A request keeps the id its client gave it, in every log.
         "preserve_external_request_id": True,
         "request_id_extension": {
@@ -180,6 +180,7 @@ def _cluster(upstreams: Sequence[Upstream]) -> dict[str, Any]:
                 "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {"http_protocol_options": {}},
                 "common_http_protocol_options": {"idle_timeout": _seconds(_UPSTREAM_IDLE_S)},
+                "outlier_detection": {"error_matcher": _held_against_a_node()},
             }
         },
         "load_assignment": {
@@ -218,16 +219,29 @@ def _health_check() -> dict[str, Any]:
     }
 
 
+def _held_against_a_node() -> dict[str, Any]:
+    # Everything else counts as a success. The header alone keeps a refusal from being tried again, not from ejecting.
+    gateway_failure = {"name": ":status", "string_match": {"safe_regex": {"regex": "50[234]"}}}
+    on_purpose = {"name": "x-envoy-ratelimited", "present_match": True}
+    return {
+        "and_match": {
+            "rules": [
+                {"http_response_headers_match": {"headers": [gateway_failure]}},
+                {"not_match": {"http_response_headers_match": {"headers": [on_purpose]}}},
+            ]
+        }
+    }
+
+
 def _outlier_detection() -> dict[str, Any]:
     return {
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": 1,
         "enforcing_consecutive_local_origin_failure": 100,
         "enforcing_local_origin_success_rate": 0,
-        "consecutive_gateway_failure": 3,
-        "enforcing_consecutive_gateway_failure": 100,
-        "consecutive_5xx": 5,
-        "enforcing_consecutive_5xx": 0,
+        "consecutive_5xx": 3,  # of the answers that are held against a node, and no others
+        "enforcing_consecutive_5xx": 100,
+        "enforcing_consecutive_gateway_failure": 0,
         "enforcing_success_rate": 0,
         "interval": "0.5s",
         "base_ejection_time": "1s",

@@ -16,7 +16,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 
 @pytest.fixture
-def stage(tmp_path: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """An empty stage of the test's own; all that it starts there is ended."""
     own = Stage(folder=tmp_path_factory.mktemp("stage"))
     try:

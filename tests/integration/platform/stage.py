@@ -97,11 +97,8 @@ class Process:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """The lines of the log that report `event`."""
-        found = []
-        for line in self.log.read_text(encoding="utf-8").splitlines():
-            if line.startswith("{") and (record := json.loads(line)).get("event") == event:
-                found.append(record)
-        return found
+        records = (json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line[:1] == "{")
+        return [record for record in records if record.get("event") == event]
 
     def send_signal(self, number: signal.Signals) -> None:
         """Sends a signal."""
