@@ -1,21 +1,26 @@
 """What a dead run has left behind, and how it is cleared: by its watchdog at once, by `holdfast heal` later."""
 
+import contextlib
 import json
+import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from chaos.errors import HealError
-from chaos.processes import Identity, kill_all
+from chaos.errors import HealError, TargetError
+from chaos.processes import Identity, alive, kill_all, send
 from chaos.roster import GUARD_FILE, Guarded, read_guarded, remove_data
 from chaos.undo import Starter, UndoLog, carry_out, read_undo
 from metrics.events import EventLog
 
-HEAL_LIMIT_S: Final = 2.5
+HEAL_LIMIT_S: Final = 2.0
+ASK_LIMIT_S: Final = 0.7
 KILL_LIMIT_S: Final = 1.5
 """Together below the 5 s within which nothing of a dead run may be left."""
 _SETTLE_S: Final = 0.1
+_POLL_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,7 @@ def leftover(run_dir: Path) -> Leftover | None:
     guarded = read_guarded(run_dir)
     if guarded is None or guarded.runner_alive or guarded.watchdogs:
         return None
-    names = {identity: name for name, identity in guarded.started}
+    names = {it.identity: it.name for it in guarded.started}
     processes = tuple((names.get(identity, "a child"), identity) for identity in guarded.members())
     undo = read_undo(run_dir)
     if not (processes or undo.pending or undo.damaged):
@@ -130,18 +135,34 @@ def _end_processes(guarded: Guarded) -> tuple[int, tuple[Identity, ...]]:
     It looks once more after a moment: a process forked by the runner just before its death may not have become
     recognisable at the first look.
     """
-    seen: set[Identity] = set()
+    seen = set(guarded.members())
+    _ask_to_end(guarded)
 
     def find() -> tuple[Identity, ...]:
         found = guarded.members()
         seen.update(found)
         return found
 
-    survivors = kill_all(find, within_s=KILL_LIMIT_S)
+    survivors = kill_all(find, within_s=KILL_LIMIT_S, known=tuple(seen))
     if not survivors:
         time.sleep(_SETTLE_S)
         survivors = kill_all(find, within_s=KILL_LIMIT_S)
     return len(seen) - len(survivors), survivors
+
+
+def _ask_to_end(guarded: Guarded) -> None:
+    """Gives instances a moment to end in order: a database that is killed leaves its shared memory behind."""
+    if not guarded.same_boot:
+        return
+    asked = [it for it in guarded.started if it.stop is not None and alive(it.identity)]
+    for it in asked:
+        # Whoever belongs to another user cannot be asked; it is reported when it cannot be killed either.
+        with contextlib.suppress(TargetError):
+            send(it.identity, signal.Signals[f"SIG{it.stop}"])
+            send(it.identity, signal.SIGCONT)
+    deadline = time.monotonic() + ASK_LIMIT_S
+    while time.monotonic() < deadline and any(alive(it.identity) for it in asked):
+        time.sleep(_POLL_S)
 
 
 def _starter(socket_name: str) -> Starter:
@@ -162,12 +183,20 @@ def _starter(socket_name: str) -> Starter:
     return start
 
 
-def end_run(run_dir: Path) -> tuple[str, ...]:
-    """For the runner itself at its end: kills whatever of the run still lives, removes data, says what is left."""
+def end_run(run_dir: Path, *, known: Iterable[Identity] = ()) -> tuple[str, ...]:
+    """For the runner itself at its end: kills whatever of the run still lives, removes data, says what is left.
+
+    `known` are processes of the run seen earlier.
+    """
     guarded = _guarded(run_dir)
-    survivors = kill_all(guarded.members, within_s=KILL_LIMIT_S)
+    survivors = kill_all(guarded.members, within_s=KILL_LIMIT_S, known=known)
     left = [f"process {it.pid} would not end; kill -9 {it.pid}" for it in survivors]
     return (*left, *remove_data(run_dir, guarded.run_id))
+
+
+def members_of(run_dir: Path, instance: str | None = None) -> tuple[Identity, ...]:
+    """All living processes of a run, or of one of its instances, except runner and watchdog."""
+    return _guarded(run_dir).members(instance)
 
 
 def _guarded(run_dir: Path) -> Guarded:

@@ -335,14 +335,20 @@ def _works_in(pid: int, folders: Sequence[Path]) -> bool:
     return any(cwd.is_relative_to(folder) for folder in folders)
 
 
-def kill_all(find: Callable[[], tuple[Identity, ...]], *, within_s: float) -> tuple[Identity, ...]:
-    """Kills what `find` finds until it finds nothing; gives back what is left after `within_s`.
+def kill_all(
+    find: Callable[[], tuple[Identity, ...]], *, within_s: float, known: Iterable[Identity] = ()
+) -> tuple[Identity, ...]:
+    """Kills what `find` finds, and what of `known` lives, until nothing does; gives back what is left after `within_s`.
 
     SIGKILL also ends stopped processes. It is repeated because a process may fork between being found and dying.
+    `known` are those seen before their parents ended: an orphan that changed its session and environment is found
+    in no other way.
     """
     deadline = time.monotonic() + within_s
+    seen = set(known)
     while True:
-        found = find()
+        seen.update(find())
+        found = tuple(sorted((it for it in seen if alive(it)), key=lambda it: it.pid))
         if not found or time.monotonic() > deadline:
             return found
         for identity in found:

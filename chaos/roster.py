@@ -1,7 +1,7 @@
 """Which processes a run has started, written down at once: `processes.ndjson` and `guard.json` in the run's folder.
 
     guard.json        {"schema", "run_id", "boot_id", "runner": {pid, start_ticks}, "socket": text | null}
-    processes.ndjson  {"name": "portal-2", "pid": 81, "start_ticks": 7100}, one line at each start
+    processes.ndjson  {"name": "portal-2", "pid": 81, "start_ticks": 7100, "stop": "TERM"}, one line at each start
 
 Whoever has to clean up after a dead runner - its watchdog, or `holdfast heal` - reads both.
 """
@@ -32,6 +32,8 @@ class Roster:
         """Opens the roster with this process as the runner; `socket` is where an attached run finds its target."""
         self._run_id = run_id
         self.run_dir = run_dir.resolve()
+        self.stop_signals: dict[str, str] = {}
+        """How processes are asked to end, by name, when their runner has died; others are killed at once."""
         runner = myself()
         guard = {
             "schema": "guard/1",
@@ -52,12 +54,22 @@ class Roster:
 
     def add(self, name: str, identity: Identity) -> None:
         """Writes down that `name` is this process now."""
-        line = {"name": name, "pid": identity.pid, "start_ticks": identity.start_ticks}
+        stop = self.stop_signals.get(name)
+        line = {"name": name, "pid": identity.pid, "start_ticks": identity.start_ticks, "stop": stop}
         self._file.write(json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
         """Closes the file; adding afterwards is an error."""
         self._file.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A line of the roster; `stop` is the signal that asks the process to end, None where it is just killed."""
+
+    name: str
+    identity: Identity
+    stop: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +79,7 @@ class Guarded:
     run_dir: Path
     run_id: str
     runner: Identity
-    started: tuple[tuple[str, Identity], ...]
+    started: tuple["Started", ...]
     same_boot: bool
     socket: str | None
 
@@ -79,23 +91,30 @@ class Guarded:
     @property
     def watchdogs(self) -> tuple[Identity, ...]:
         """The watchdog processes of the run that still live."""
-        return tuple(it for name, it in self.started if name == WATCHDOG and self.same_boot and alive(it))
-
-    def belonging(self) -> Belonging:
-        """What makes a process part of this run; watchdogs are no part of what they watch."""
-        return Belonging(
-            run_id=self.run_id,
-            roots=frozenset(identity for name, identity in self.started if name != WATCHDOG),
-            since_ticks=self.runner.start_ticks,
-            folders=(self.run_dir.resolve() / "data", *outside_folders(self.run_dir, self.run_id)),
+        return tuple(
+            it.identity for it in self.started if it.name == WATCHDOG and self.same_boot and alive(it.identity)
         )
 
-    def members(self) -> tuple[Identity, ...]:
-        """All living processes of the run except its runner, its watchdog and us."""
+    def belonging(self, instance: str | None = None) -> Belonging:
+        """What makes a process part of this run, or of one instance; watchdogs are no part of what they watch."""
+        data = self.run_dir.resolve() / "data"
+        return Belonging(
+            run_id=self.run_id,
+            roots=frozenset(it.identity for it in self.started if it.name != WATCHDOG and instance in (None, it.name)),
+            since_ticks=self.runner.start_ticks,
+            folders=(
+                data if instance is None else data / instance,
+                *outside_folders(self.run_dir, self.run_id, instance),
+            ),
+            instance=instance,
+        )
+
+    def members(self, instance: str | None = None) -> tuple[Identity, ...]:
+        """All living processes of the run, or of one instance, except its runner, its watchdog and us."""
         if not self.same_boot:
             return ()
         spare = [self.runner.pid, *(identity.pid for identity in self.watchdogs)]
-        return members(self.belonging(), spare=spare)
+        return members(self.belonging(instance), spare=spare)
 
 
 def read_guarded(run_dir: Path) -> Guarded | None:
@@ -109,7 +128,8 @@ def read_guarded(run_dir: Path) -> Guarded | None:
     lines = roster.read_bytes().split(b"\n")[:-1] if roster.exists() else []
     for line in lines:
         entry = json.loads(line)
-        started.append((str(entry["name"]), Identity(pid=entry["pid"], start_ticks=entry["start_ticks"])))
+        identity = Identity(pid=entry["pid"], start_ticks=entry["start_ticks"])
+        started.append(Started(name=entry["name"], identity=identity, stop=entry["stop"]))
     return Guarded(
         run_dir=run_dir,
         run_id=guard["run_id"],
@@ -120,13 +140,13 @@ def read_guarded(run_dir: Path) -> Guarded | None:
     )
 
 
-def outside_folders(run_dir: Path, run_id: str) -> tuple[Path, ...]:
-    """Folders elsewhere that instances named in `<data_dir>/outside.txt` and that carry this run's mark file.
+def outside_folders(run_dir: Path, run_id: str, instance: str | None = None) -> tuple[Path, ...]:
+    """Folders elsewhere that instances (or one) named in `<data_dir>/outside.txt` and that carry this run's mark file.
 
     Without the file `.holdfast-<run id>` in it a folder is not ours, whatever the list says.
     """
     folders = []
-    for listing in sorted((run_dir / "data").glob(f"*/{OUTSIDE_FILE}")):
+    for listing in sorted((run_dir / "data").glob(f"{instance or '*'}/{OUTSIDE_FILE}")):
         for line in listing.read_text().splitlines():
             folder = Path(line.strip())
             marked = (folder / f".holdfast-{run_id}").is_file()

@@ -100,7 +100,7 @@ def knows_metric(text: str, selector: str) -> bool:
     """Whether the text declares the metric, even if no sample of it exists yet: a counter with labels begins so."""
     name = selector.partition("{")[0]
     declared = (line.split()[2] for line in text.splitlines() if line.startswith("# TYPE "))
-    return any(name == family or name == f"{family}_total" for family in declared) or any(
+    return any(name in (family, f"{family}_total") for family in declared) or any(
         line.startswith((f"{name}{{", f"{name} ")) for line in text.splitlines()
     )
 

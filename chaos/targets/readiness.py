@@ -18,9 +18,8 @@ async def check_ready(system: System, instance: Instance, ready_file: Path) -> s
     role = system.role(instance)
     wanted = system.topology.file.outputs.get(instance.role, ())
     wants_file = role.ready is not None and role.ready.file
-    if wanted or wants_file:
-        if problem := _take_outputs(system, instance, ready_file, list(wanted)):
-            return problem
+    if (wanted or wants_file) and (problem := _take_outputs(system, instance, ready_file, list(wanted))):
+        return problem
     if role.ready is None or wants_file:
         return None
     return await _try(system, instance)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chaos.processes import Identity
+from chaos.undo import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,11 @@ class Target(Protocol):
         """Sends the role's stop signal, waits for the grace, then kills; returns when the process is gone."""
 
     async def expect_exit(self, instance: str, *, within_s: float) -> bool:
-        """Marks the instance's end as intended and waits for it; whether it ended in time."""
+        """Marks the instance's end as intended and waits for it; whether it ended in time.
+
+        Call it straight after sending the signal, with nothing awaited between: an end that is noticed before it is
+        marked is written down as unexpected.
+        """
 
     async def is_ready(self, instance: str) -> bool:
         """Asks the readiness check once, now."""
@@ -74,6 +79,9 @@ class Target(Protocol):
 
     async def act(self, action: str) -> None:
         """One of the topology's actions."""
+
+    def undo_of(self, action: str) -> tuple[Step, ...]:
+        """What takes an action back, as undo steps; empty where the topology names nothing. Ask before acting."""
 
     async def wait_quiet(self, *, within_s: float) -> bool:
         """Waits for `quiet_when`; whether it came true in time. True at once where the topology has none."""

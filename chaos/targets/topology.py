@@ -59,9 +59,13 @@ class Topology:
             for number in range(1, rule.count + 1)
         )
 
+    def needs(self) -> dict[str, set[str]]:
+        """Role -> the roles that must be ready before it starts."""
+        return dependencies(self.file)
+
     def levels(self) -> tuple[tuple[str, ...], ...]:
         """Roles in the order of their start: those of one level need only those of earlier levels."""
-        sorter = TopologicalSorter(dependencies(self.file))
+        sorter = TopologicalSorter(self.needs())
         sorter.prepare()
         levels = []
         while sorter.is_active():
