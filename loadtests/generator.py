@@ -27,7 +27,6 @@ from loadtests.line import Line
 from loadtests.open_loop import Opening, open_loop
 from loadtests.protocol import (
     EXIT_FINE,
-    IN_FLIGHT_GRACE_S,
     STATUS_EVERY_S,
     Channel,
     Counts,
@@ -53,6 +52,7 @@ class Plan:
     name: str
     writer: int
     ready_within_s: float
+    grace_s: float
 
 
 class UserErrors:
@@ -96,7 +96,7 @@ class Generator:
         self._journal = Journal(recorder=recorder, writer=plan.writer)
         self._line = Line(plan.schedule)
         self._environment = Environment(
-            user_classes=self._user_classes, host=given.url, events=events, stop_timeout=IN_FLIGHT_GRACE_S
+            user_classes=self._user_classes, host=given.url, events=events, stop_timeout=plan.grace_s
         )
         self._load = Load(
             address=given.address,
@@ -205,7 +205,7 @@ def _load_users(path: Path) -> list[Any]:
         raise UnusableInputError(f"{path}: no such locustfile")
     try:
         classes, shapes = load_locustfile(str(path.resolve()))
-    except Exception as error:  # whatever a user's file raises is a reason it cannot be used
+    except (Exception, SystemExit) as error:  # whatever a user's file raises is a reason it cannot be used
         place = traceback.extract_tb(error.__traceback__)[-1]
         line = getattr(error, "lineno", None) or place.lineno
         where = getattr(error, "filename", None) or place.filename

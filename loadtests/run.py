@@ -19,6 +19,7 @@ from loadtests.protocol import (
     EXIT_FAILED,
     EXIT_FINE,
     EXIT_UNUSABLE,
+    IN_FLIGHT_GRACE_S,
     Channel,
     Counts,
     LoadError,
@@ -68,6 +69,7 @@ def _run(options: argparse.Namespace, channel: Channel) -> int:
         name=options.name,
         writer=options.writer,
         ready_within_s=options.ready_within,
+        grace_s=options.grace,
     )
     return generator.run(given, plan, channel)
 
@@ -94,12 +96,19 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--ready-within", type=positive, default=30.0, help="seconds in which all users must be ready (30)"
     )
+    parser.add_argument(
+        "--grace", type=positive, default=IN_FLIGHT_GRACE_S, help="seconds for what is in flight at the end (10)"
+    )
     return parser
 
 
 def _schedule(text: str) -> Schedule:
     try:
-        return constant(float(text))
+        rate_per_s = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected arrivals a second as a number, got {text!r}") from error
+    try:
+        return constant(rate_per_s)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -1,0 +1,140 @@
+"""The savers of the reference platform: log-in first, then what seed and arrival number say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests.intents import intend
+from metrics.history import FAIL, OK
+from tests.integration.loadtests.bench import Bench
+from tests.integration.loadtests.server import PROBLEM, Reply, Request, good
+
+
+def intended(bench: Bench, server_url: str, *, users: int, seed: int, name: str) -> list[tuple[Any, ...]]:
+    """Kind, amount and key of the first 100 arrivals of a load, in order."""
+    process = bench.load(
+        "loadtests/savers.py", "--rate", "200", "--users", str(users), "--name", name, url=server_url, seed=seed
+    )
+    process.until("ready")
+    while process.until("status")["completed"] < 100:
+        continue
+    process.end()
+    rows = [row for row in bench.rows() if row.type == 0 and row.f != "login"]
+    rows.sort(key=lambda row: row.intended_ns)
+    (bench.run_dir / "history" / f"{name}.bin").unlink()
+    return [(row.f, json.loads(row.value or "{}").get("amount", 0), row.key) for row in rows[:100]]
+
+
+def test_the_same_seed_gives_the_same_intended_operations(bench: Bench, accounts: Path) -> None:
+    """Two loads with 3 and with 40 users: the n-th arrival does the same in both, and what `intend` says."""
+    assert accounts.exists()
+    server = bench.server()
+    few = intended(bench, server.url, users=3, seed=7, name="few")
+    many = intended(bench, server.url, users=40, seed=7, name="many")
+    assert few == many
+    assert few == [(i.f, i.amount, i.key) for i in (intend(7, 1, number) for number in range(100))]
+
+
+def test_savers_say_who_they_are_and_record_what_was_answered(bench: Bench, accounts: Path) -> None:
+    """Log-ins come first and are no operations of the load; effects carry token, key and amount.
+
+    Of the answer, node, attempts, balance and replay reach the history.
+    """
+    assert accounts.exists()
+
+    def replaying(request: Request) -> Reply:
+        reply = good(request)
+        if request.path == "/v1/deposits":
+            reply.headers |= {"Idempotency-Replayed": "true", "x-envoy-attempt-count": "2"}
+        return reply
+
+    server = bench.server(replaying)
+    process = bench.load("loadtests/savers.py", "--rate", "100", "--users", "7", url=server.url)
+    process.until("ready")
+    logged_in = len(server.requests)
+    status = process.until("status")
+    finished = process.end().finished
+    assert logged_in == 7
+    assert status["intended"] <= 102
+    assert {json.loads(request.body)["email"] for request in server.requests[:7]} == {
+        f"saver-{n}@example.org" for n in range(5)
+    }
+    by_index = {int(request.headers["x-request-id"]): request for request in server.requests}
+    deposits = bench.operations("deposit")
+    for asked, done in deposits:
+        request = by_index[asked.index]
+        amount = json.loads(request.body)["amount"]
+        assert request.headers["authorization"] == "Bearer t"
+        assert request.headers["idempotency-key"] == asked.key == done.key
+        assert json.loads(asked.value or "")["amount"] == amount
+        assert json.loads(done.value or "") == {"amount": amount, "balance": 1000 + amount, "replayed": True}
+        assert (done.type, done.node, done.attempt) == (OK, "portal-1@v1", 2)
+    _, look = bench.operations("balance")[0]
+    assert json.loads(look.value or "") == {"balance": 7, "head": 3}
+    assert len(bench.operations("login")) == 7
+    counted = sum(len(bench.operations(f)) for f in ("deposit", "redeem", "balance"))
+    assert finished["completed"] == counted
+
+
+def test_a_session_lost_under_load_is_a_failure_with_its_class(bench: Bench, accounts: Path) -> None:
+    """401 to everything after log-in: `http-401`, which is no business refusal."""
+    assert accounts.exists()
+
+    def forgetful(request: Request) -> Reply:
+        unauthorized = Reply(status=401, body=b'{"type": "/problems/unauthorized"}', content_type=PROBLEM)
+        return good(request) if request.path == "/v1/sessions" else unauthorized
+
+    server = bench.server(forgetful)
+    process = bench.load("loadtests/savers.py", "--rate", "100", "--users", "4", url=server.url)
+    process.until("status")
+    finished = process.end().finished
+    assert finished["fail"] == finished["completed"] > 50
+    assert finished["declined"] == 0
+    assert {(done.type, done.error) for _, done in bench.operations("deposit")} == {(FAIL, "http-401")}
+
+
+def test_log_in_waits_for_a_service_that_is_coming_up(bench: Bench, accounts: Path) -> None:
+    """503 to the first ten log-ins: users try again, each try is recorded, and the load begins."""
+    assert accounts.exists()
+
+    def waking(request: Request) -> Reply:
+        return Reply(status=503, headers={"Retry-After": "1"}) if len(server.requests) <= 10 else good(request)
+
+    server = bench.server(waking)
+    process = bench.load("loadtests/savers.py", "--rate", "50", "--users", "4", url=server.url)
+    process.until("ready")
+    process.end()
+    log_ins = [done.type for _, done in bench.operations("login")]
+    assert (log_ins.count(FAIL), log_ins.count(OK)) == (10, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "No such file"),
+        ("email,password,account,opening_balance\n", "no account in it"),
+        ("email,secret\na,b\n", "columns missing: account, password"),
+    ],
+)
+def test_without_usable_accounts_the_load_does_not_begin(bench: Bench, text: str | None, reason: str) -> None:
+    """No file, no rows, other columns: exit 1 with the reason."""
+    if text is not None:
+        (bench.run_dir / "accounts.csv").write_text(text)
+    process = bench.load("loadtests/savers.py", "--rate", "50", "--users", "4", url=bench.server().url)
+    ended = process.end(by=None)
+    assert ended.code == 1
+    assert f"0 of 4 users are ready; {bench.run_dir / 'accounts.csv'}" in ended.stderr
+    assert reason in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_wrong_passwords_end_the_load_at_once(bench: Bench, accounts: Path) -> None:
+    """A refused log-in will not get better by waiting 30 s."""
+    assert accounts.exists()
+    server = bench.server(lambda _: Reply(status=401, body=b'{"type": "x"}', content_type=PROBLEM))
+    ended = bench.load("loadtests/savers.py", "--rate", "50", "--users", "4", url=server.url).end(by=None)
+    assert ended.code == 1
+    assert "cannot log in: http-401" in ended.stderr
+    assert "Traceback" not in ended.stderr

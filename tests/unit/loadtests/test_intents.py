@@ -1,0 +1,42 @@
+"""What an arrival does follows from seed and number."""
+
+from collections import Counter
+
+from loadtests.intents import BALANCE, DEPOSIT, DEPOSIT_RANGE, REDEEM, REDEEM_RANGE, WEIGHTS, intend
+
+
+def test_the_same_seed_means_the_same_operation_whatever_was_asked_before() -> None:
+    """Asked forwards and backwards."""
+    forwards = [intend(42, 1, number) for number in range(200)]
+    backwards = [intend(42, 1, number) for number in reversed(range(200))]
+    assert forwards == backwards[::-1]
+
+
+def test_another_seed_or_writer_means_other_operations() -> None:
+    """Two load processes of one run must not share keys, nor two seeds."""
+    keys = [{intend(seed, writer, n).key for n in range(500)} - {None} for seed, writer in [(1, 1), (2, 1), (1, 2)]]
+    assert not keys[0] & keys[1]
+    assert not keys[0] & keys[2]
+
+
+def test_no_key_is_used_twice_and_reads_have_none() -> None:
+    """Ten thousand arrivals: as many keys as effects."""
+    intents = [intend(7, 1, number) for number in range(10_000)]
+    effects = [intent for intent in intents if intent.f != BALANCE]
+    assert len({intent.key for intent in effects}) == len(effects)
+    assert all(intent.key is None and intent.amount == 0 for intent in intents if intent.f == BALANCE)
+
+
+def test_the_mix_is_as_weighted() -> None:
+    """10,000 draws at 40/30/30 %: five standard deviations are 245, so 300 off cannot be chance."""
+    counts = Counter(intend(3, 1, number).f for number in range(10_000))
+    for f, weight in WEIGHTS.items():
+        assert abs(counts[f] - weight * 1_000) < 300
+
+
+def test_deposits_bring_in_what_redemptions_need() -> None:
+    """Amounts stay in their ranges, and the smallest deposit covers the largest redemption."""
+    intents = [intend(5, 1, number) for number in range(5_000)]
+    assert all(DEPOSIT_RANGE[0] <= i.amount <= DEPOSIT_RANGE[1] for i in intents if i.f == DEPOSIT)
+    assert all(REDEEM_RANGE[0] <= i.amount <= REDEEM_RANGE[1] for i in intents if i.f == REDEEM)
+    assert REDEEM_RANGE[1] <= DEPOSIT_RANGE[0]
