@@ -1,0 +1,1 @@
+"""Runs an experiment: `run_experiment(request)`."""

@@ -150,10 +150,11 @@ class Life:
         async with self._in_phase("baseline"):
             self._watch.arm()
             await self._rest()
+        from metrics.findings import Grade
         from metrics.judge import judge_baseline
 
         findings = await asyncio.to_thread(judge_baseline, tools.run_dir)
-        failed = [finding.name for finding in findings if finding.verdict != "pass"]
+        failed = [finding.name for finding in findings if finding.grade is Grade.FAIL]
         tools.events.append("baseline.judged", held=not failed, failed=failed)
         if failed:
             text = f"the baseline does not hold without any fault ({', '.join(failed)}); nothing was injected"

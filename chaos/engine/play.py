@@ -105,7 +105,7 @@ class _Play:
             return
         self._took_hold()
         injected_s = self._injected_s if self._injected_s is not None else asyncio.get_running_loop().time()
-        proof = await self._prove("effect", self._fault.effect, EFFECT_LIMIT_S)
+        proof = await self._prove(self._fault.effect, EFFECT_LIMIT_S)
         self._event("fault.effect", proven=proof.proven, evidence=dict(proof.evidence))
         if self._fault.heal_after_s is None:
             self._kept = proof.proven
@@ -118,7 +118,7 @@ class _Play:
             healed = healed or await self._try("heal", asyncio.wait_for(self._fault.heal(self._scene), HEAL_LIMIT_S))
         if healed:
             self._event("fault.healed")
-        proof = await self._prove("heal", self._fault.heal_proof, HEAL_PROOF_LIMIT_S)
+        proof = await self._prove(self._fault.heal_proof, HEAL_PROOF_LIMIT_S)
         self._event("fault.heal_proven", proven=proof.proven, evidence=dict(proof.evidence))
         if proof.proven:
             self._stage.undo.done(self._occurrence.fault_id)
@@ -147,21 +147,18 @@ class _Play:
             return False
         return True
 
-    async def _prove(self, step: str, look: Callable[[Scene], Awaitable[Proof]], within_s: float) -> Proof:
-        """The first look that proves it, or the last one within the limit."""
-        proof = Proof(proven=False, evidence={"error": f"no look within {within_s:g} s"})
-        try:
-            async with asyncio.timeout(within_s):
-                while not proof.proven:
-                    proof = await look(self._scene)
-                    if not proof.proven:
-                        await asyncio.sleep(_LOOK_EVERY_S)
-        except TimeoutError:
-            return proof
-        except _MENDABLE as error:
-            self._failed(step, error)
-            return Proof(proven=False, evidence={"error": str(error)})
-        return proof
+    async def _prove(self, look: Callable[[Scene], Awaitable[Proof]], within_s: float) -> Proof:
+        """The first look that proves it, or the last one within the limit; a look that fails saw nothing."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + within_s
+        while True:
+            try:
+                proof = await asyncio.wait_for(look(self._scene), max(_LOOK_EVERY_S, ends_s - loop.time()))
+            except _MENDABLE as error:
+                proof = Proof(proven=False, evidence={"error": str(error) or f"no answer within {within_s:g} s"})
+            if proof.proven or loop.time() >= ends_s:
+                return proof
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     def _failed(self, step: str, error: Exception) -> None:
         text = str(error) or f"took longer than its limit ({type(error).__name__})"

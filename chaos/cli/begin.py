@@ -1,0 +1,45 @@
+"""`holdfast init` and `up`: a first experiment for a service of the user's own, and a target that stays up."""
+
+from pathlib import Path
+
+import click
+
+from chaos.cli.options import parse_overrides, runs_dir_option, set_option
+from chaos.errors import ExperimentError
+
+EXIT_DIRTY = 5
+
+
+@click.command(epilog="Example: holdfast init chaos-tests")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path(), metavar="[DIR]")
+def init(folder: Path) -> None:
+    """Write a target, an experiment and clients for a service of your own; existing files are never touched."""
+    from chaos.scaffold import write_scaffold
+
+    for path in write_scaffold(folder):
+        click.echo(f"wrote {path}")
+    click.echo("change the lines marked CHANGE in topology.yaml and locustfile.py, then run:")
+    click.echo(f"  holdfast run {folder / 'experiment.yaml'}")
+
+
+@click.command(epilog="Example: holdfast up topology.yaml --set portal.count=2")
+@click.argument("target", type=click.Path(path_type=Path), metavar="TARGET")
+@set_option
+@runs_dir_option
+def up(target: Path, *, overrides: tuple[str, ...], runs_dir: Path) -> int:
+    """Start a target and hold it until Ctrl-C; runs with the same topology and overrides use it meanwhile."""
+    import asyncio
+
+    from chaos.targets.up import up as hold_up
+    from chaos.targets.upstate import UpState
+
+    if not target.exists():
+        raise ExperimentError([f"{target}: no such file; `holdfast init` writes one"])
+
+    def tell(state: UpState) -> None:
+        click.echo(f"{state.name} is up at {state.url}; Ctrl-C stops it")
+
+    left = asyncio.run(hold_up(target, parse_overrides(overrides), runs_dir, on_up=tell))
+    for text in left:
+        click.echo(f"left: {text}", err=True)
+    return EXIT_DIRTY if left else 0

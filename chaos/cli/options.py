@@ -1,0 +1,64 @@
+"""Options that several commands have, and how their texts become values."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+RUNS_DIR = Path("runs")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def runs_dir_option(function: Function) -> Function:
+    """`--out DIR`: the folder that holds the runs."""
+    return click.option(
+        "--out",
+        "runs_dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=RUNS_DIR,
+        show_default=True,
+        metavar="DIR",
+        help="The folder of the runs.",
+    )(function)
+
+
+def json_option(function: Function) -> Function:
+    """`--json`: results for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")(function)
+
+
+def set_option(function: Function) -> Function:
+    """`--set K=V`, any number of times: changes to the target."""
+    return click.option(
+        "--set", "overrides", multiple=True, metavar="K=V", help="Change the target: --set portal.env.VERSION=v2"
+    )(function)
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as indented JSON."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """`K=V` texts as a mapping; numbers, true and false become what they look like, anything else stays text.
+
+    Raises:
+        click.BadParameter: a text without `=` or without a key.
+    """
+    overrides = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key.strip():
+            raise click.BadParameter(f"expected K=V such as portal.env.VERSION=v2, got {text!r}", param_hint="--set")
+        overrides[key.strip()] = _scalar(value)
+    return overrides
+
+
+def _scalar(text: str) -> str | int | float | bool:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text

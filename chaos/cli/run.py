@@ -1,0 +1,192 @@
+"""`holdfast run` and `holdfast check`."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chaos.cli.options import json_option, parse_overrides, print_json, runs_dir_option, set_option
+from chaos.cli.shipped import find_experiment, shipped
+from chaos.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from chaos.engine.run import Finished, Request
+
+EXIT_INCONCLUSIVE = 2
+EXIT_DIRTY = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user asked for, for every experiment of the command."""
+
+    target: Path | None
+    seed: int | None
+    overrides: dict[str, Any]
+    runs_dir: Path
+    max_duration_s: float | None
+
+
+@click.command(epilog="Example: holdfast run node-kill --seed 7 --set balancer.env.RETRIES=off")
+@click.argument("experiments", nargs=-1, metavar="EXPERIMENT...")
+@click.option("--target", type=click.Path(path_type=Path), metavar="FILE", help="Another topology than the file's own.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), metavar="N", help="Another seed than the file's own.")
+@set_option
+@runs_dir_option
+@click.option("--dry-run", is_flag=True, help="Print the resolved timeline and stop (exit 2).")
+@click.option("--all", "run_all", is_flag=True, help="Run every shipped experiment.")
+@click.option("--max-duration", metavar="T", help="End each run after so long: 10m.")
+@json_option
+def run(
+    experiments: tuple[str, ...],
+    *,
+    target: Path | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    runs_dir: Path,
+    dry_run: bool,
+    run_all: bool,
+    max_duration: str | None,
+    as_json: bool,
+) -> int:
+    """Run experiments: start the target, drive load, break things, judge, put everything back.
+
+    EXPERIMENT is a path or the name of a shipped experiment (`holdfast list experiments`). A target that
+    `holdfast up` holds is used as it is. Exit codes: 0 pass, 1 fail, 2 inconclusive, 3 baseline not met, 4 stopped by
+    a guardrail, 5 left dirty, 64 usage, 130/143 interrupted and healed; of several runs the worst.
+    """
+    if run_all == bool(experiments):
+        raise click.UsageError("name experiments, or say --all for every shipped one: holdfast run node-kill")
+    options = Options(
+        target=target,
+        seed=seed,
+        overrides=parse_overrides(overrides),
+        runs_dir=runs_dir,
+        max_duration_s=_seconds(max_duration),
+    )
+    requests = _prepare(tuple(shipped()) if run_all else experiments, options)
+    if dry_run:
+        return _print_plans(requests, as_json=as_json)
+    return _run_all(requests, as_json=as_json)
+
+
+@click.command(epilog="Example: holdfast check latest")
+@click.argument("run_dir", metavar="RUN")
+@runs_dir_option
+@json_option
+def check(run_dir: str, *, runs_dir: Path, as_json: bool) -> int:
+    """Judge a stored run again, from its folder alone.
+
+    RUN is a run's folder, its name below the folder of the runs, or `latest`.
+    """
+    from metrics.judge import check as judge_again
+
+    folder = Path(run_dir) if Path(run_dir).is_dir() else runs_dir / run_dir
+    if not (folder / "run.json").is_file() and not (folder / "events.ndjson").is_file():
+        raise ExperimentError([f"{folder} is no folder of a run; `holdfast runs` lists them"])
+    verdict = judge_again(folder)
+    if as_json:
+        print_json(verdict.as_data())
+    else:
+        click.echo(_render(verdict))
+    return int(verdict.exit_code)
+
+
+def _seconds(text: str | None) -> float | None:
+    from metrics.units import parse_duration
+
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--max-duration") from error
+
+
+def _prepare(names: Sequence[str], options: Options) -> "list[Request]":
+    """Every experiment checked and planned, before anything of the first one is started.
+
+    Raises:
+        ExperimentError: the problems of all of them.
+    """
+    requests, problems = [], []
+    for name in names:
+        try:
+            requests.append(_prepare_one(name, options))
+        except ExperimentError as error:
+            problems += error.problems
+    if problems:
+        raise ExperimentError(problems)
+    return requests
+
+
+def _prepare_one(name: str, options: Options) -> "Request":
+    from chaos.engine.folder import replay_command
+    from chaos.engine.run import Request
+    from chaos.experiment import load_experiment
+    from chaos.planner import plan, shapes
+    from chaos.targets.topology import load_topology
+
+    experiment = load_experiment(find_experiment(name), target=options.target)
+    topology = load_topology(experiment.target, {**experiment.overrides, **options.overrides})
+    given = options.seed if options.seed is not None else experiment.seed
+    seed = random.SystemRandom().randrange(2**32) if given is None else given
+    probe = topology.file.probe
+    return Request(
+        experiment=experiment,
+        topology=topology,
+        plan=plan(experiment, shapes(topology), seed, probe_path=None if probe is None else probe.path),
+        runs_dir=options.runs_dir,
+        replay=replay_command(name, seed=seed, target=options.target, overrides=options.overrides),
+        max_duration_s=options.max_duration_s,
+    )
+
+
+def _print_plans(requests: "Sequence[Request]", *, as_json: bool) -> int:
+    from chaos.timeline import render_plan
+
+    if as_json:
+        print_json([request.plan.to_json() for request in requests])
+    else:
+        click.echo("\n\n".join(render_plan(request.plan) for request in requests))
+        click.echo("\ndry run: nothing was started, so nothing is known (exit 2)")
+    return EXIT_INCONCLUSIVE
+
+
+def _run_all(requests: "Sequence[Request]", *, as_json: bool) -> int:
+    import asyncio
+
+    from chaos.engine.run import run_experiment
+    from metrics.verdict import combine_exit_codes
+
+    results: list[dict[str, Any]] = []
+    codes: list[int] = []
+    for request in requests:
+        click.echo(f"{request.plan.title}   seed {request.plan.seed}   {request.experiment.source}", err=True)
+        finished = asyncio.run(run_experiment(request))
+        codes.append(int(finished.verdict.exit_code))
+        results.append({"run": str(finished.run_dir), "verdict": finished.verdict.as_data()})
+        if not as_json:
+            _print_finished(finished)
+        if finished.interrupted is not None or codes[-1] == EXIT_DIRTY:
+            break  # the user wants to stop, or the next run would meet what this one left
+    worst = combine_exit_codes(codes)
+    if as_json:
+        print_json({"exit_code": worst, "runs": results})
+    return worst
+
+
+def _print_finished(finished: "Finished") -> None:
+    click.echo(_render(finished.verdict))
+    click.echo(f"run: {finished.run_dir}   report: {finished.run_dir / 'report.html'}")
+    if finished.problem is not None:
+        click.echo(f"holdfast: {finished.problem}", err=True)
+
+
+def _render(verdict: Any) -> str:
+    from metrics.console import render
+
+    return render(verdict)

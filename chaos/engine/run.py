@@ -1,0 +1,187 @@
+"""One experiment, from its plan to its verdict: folder, target and watchdog are opened, the run lives, it is judged."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from chaos.engine.clients import ClientCommand, python_command
+from chaos.engine.folder import RunFolder, describe_run, make_run_folder
+from chaos.engine.life import Equipment, Life
+from chaos.engine.progress import Progress, show
+from chaos.engine.switch import Reason, Switch
+from chaos.errors import HoldfastError, TargetError
+from chaos.experiment import Experiment
+from chaos.planner import Plan
+from chaos.targets.opening import Attach, OpenTarget, open_target
+from chaos.targets.topology import Topology
+from chaos.undo import UndoLog
+from metrics.events import EventLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from structlog.typing import FilteringBoundLogger
+
+    from metrics.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to run; everything in it has been checked."""
+
+    experiment: Experiment
+    topology: Topology
+    plan: Plan
+    runs_dir: Path
+    replay: str
+    attach: Attach = "auto"
+    max_duration_s: float | None = None
+    clients: Sequence[ClientCommand] | None = None
+    """The client processes; None: what the plan's load and probe ask for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A run that has been judged; `interrupted` is the name of the signal that ended it early, if one did."""
+
+    run_dir: Path
+    verdict: "Verdict"
+    interrupted: str | None
+    problem: str | None
+    """Why it ended early, in a sentence."""
+
+
+async def run_experiment(request: Request, *, progress: Progress | None = None, quiet: bool = False) -> Finished:
+    """Runs an experiment and judges it; `quiet` shows no progress.
+
+    Raises:
+        TargetError: the run's folder cannot be made. Everything that goes wrong later is part of the verdict.
+    """
+    folder = make_run_folder(request.runs_dir, name=request.experiment.source.stem)
+    describe_run(
+        folder,
+        experiment=request.experiment,
+        plan=request.plan,
+        overrides=request.topology.overrides,
+        replay=request.replay,
+    )
+    progress = progress or Progress()
+    showing = None if quiet else asyncio.create_task(show(progress))
+    switch = Switch(on_repeat=progress.notes.append)
+    try:
+        with switch.on_signals():
+            reason = await _live(request, folder, switch, progress)
+            progress.begin("judging")
+            verdict = await asyncio.to_thread(_judge, folder.path)
+    finally:
+        if showing is not None:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+    return Finished(
+        run_dir=folder.path,
+        verdict=verdict,
+        interrupted=None if reason is None else reason.signal,
+        problem=None if reason is None else reason.text,
+    )
+
+
+async def _live(request: Request, folder: RunFolder, switch: Switch, progress: Progress) -> Reason | None:
+    """Lives the run with everything it needs, and seals its history; why it ended early, if it did."""
+    async with AsyncExitStack() as stack:
+        log = stack.enter_context(_runner_log(folder.path))
+        events = EventLog(folder.path)
+        stack.callback(events.close)
+        undo = UndoLog(folder.path)
+        stack.callback(undo.close)
+        try:
+            opened = await _open(request, folder, events)
+        except HoldfastError as error:
+            events.append("run.ended", outcome="error", signal=None, left=[], error=str(error))
+            return Reason(outcome="error", text=str(error))
+        stack.push_async_callback(opened.close)
+        life = Life(
+            plan=request.plan,
+            equipment=Equipment(
+                run_dir=folder.path,
+                events=events,
+                undo=undo,
+                log=log,
+                roster=opened.roster,
+                watchdog=opened.watchdog,
+                target=opened.target,
+                switch=switch,
+                progress=progress,
+            ),
+            clients=client_commands(request.plan) if request.clients is None else request.clients,
+            readings=tuple(request.topology.file.observe),
+            guardrails=request.experiment.guardrails,
+            max_duration_s=request.max_duration_s,
+        )
+        reason = await life.live()
+        await asyncio.to_thread(_seal, folder.path, life.phases)
+        return reason
+
+
+async def _open(request: Request, folder: RunFolder, events: EventLog) -> OpenTarget:
+    return await open_target(
+        request.topology,
+        run_dir=folder.path,
+        run_id=folder.run_id,
+        events=events,
+        runs_dir=request.runs_dir,
+        attach=request.attach,
+    )
+
+
+def client_commands(plan: Plan) -> tuple[ClientCommand, ...]:
+    """The processes that play the clients of a plan: the prober first, so that it sees the load begin."""
+    commands = []
+    if plan.probe is not None:
+        arguments = ("--path", plan.probe["path"], "--interval", f"{plan.probe['interval_s']:g}")
+        commands.append(python_command("prober", "loadtests.prober", arguments))
+    if plan.load is not None:
+        arguments = (
+            *("--locustfile", plan.load["locustfile"]),
+            *("--rate", f"{plan.load['arrivals_per_s']:g}"),
+            *("--users", str(plan.load["users"])),
+        )
+        commands.append(python_command("load", "loadtests.run", arguments))
+    return tuple(commands)
+
+
+@contextlib.contextmanager
+def _runner_log(run_dir: Path) -> "Iterator[FilteringBoundLogger]":
+    with (run_dir / "logs" / "runner.log").open("a", encoding="utf-8") as file:
+        yield structlog.wrap_logger(
+            structlog.WriteLogger(file),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.JSONRenderer(default=str),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(0),
+        )
+
+
+def _seal(run_dir: Path, phases: Mapping[str, tuple[int, int]]) -> None:
+    """Imported here: pyarrow is large, and nothing of it is needed while the run goes on."""
+    from metrics.history import seal
+
+    seal(run_dir, phases)
+
+
+def _judge(run_dir: Path) -> "Verdict":
+    from metrics.judge import check
+
+    try:
+        return check(run_dir)
+    except OSError as error:
+        raise TargetError(
+            f"{run_dir}: the outcome cannot be written: {error}; then `holdfast check` the run"
+        ) from error
