@@ -52,7 +52,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except BrokenPipeError:
         # Who read our output has enough (`holdfast list | head`); Python must not complain at its end either.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     except HoldfastError as error:
         click.echo(f"holdfast: {error}", err=True)

@@ -112,7 +112,8 @@ def _prepare(names: Sequence[str], options: Options) -> "list[Request]":
     Raises:
         ExperimentError: the problems of all of them.
     """
-    requests, problems = [], []
+    requests: list[Request] = []
+    problems: list[str] = []
     for name in names:
         try:
             requests.append(_prepare_one(name, options))

@@ -19,6 +19,7 @@ from chaos.errors import HoldfastError, TargetError
 from chaos.experiment import Experiment
 from chaos.planner import Plan
 from chaos.targets.opening import Attach, OpenTarget, open_target
+from chaos.targets.target import Target
 from chaos.targets.topology import Topology
 from chaos.undo import UndoLog
 from metrics.events import EventLog
@@ -128,7 +129,7 @@ async def _live(request: Request, folder: RunFolder, switch: Switch, progress: P
         return reason
 
 
-async def _open(request: Request, folder: RunFolder, events: EventLog) -> OpenTarget:
+async def _open(request: Request, folder: RunFolder, events: EventLog) -> OpenTarget[Target]:
     return await open_target(
         request.topology,
         run_dir=folder.path,
@@ -143,15 +144,15 @@ def client_commands(plan: Plan) -> tuple[ClientCommand, ...]:
     """The processes that play the clients of a plan: the prober first, so that it sees the load begin."""
     commands = []
     if plan.probe is not None:
-        arguments = ("--path", plan.probe["path"], "--interval", f"{plan.probe['interval_s']:g}")
-        commands.append(python_command("prober", "loadtests.prober", arguments))
+        probe = ("--path", plan.probe["path"], "--interval", f"{plan.probe['interval_s']:g}")
+        commands.append(python_command("prober", "loadtests.prober", probe))
     if plan.load is not None:
-        arguments = (
-            *("--locustfile", plan.load["locustfile"]),
-            *("--rate", f"{plan.load['arrivals_per_s']:g}"),
-            *("--users", str(plan.load["users"])),
-        )
-        commands.append(python_command("load", "loadtests.run", arguments))
+        load = {
+            "--locustfile": plan.load["locustfile"],
+            "--rate": f"{plan.load['arrivals_per_s']:g}",
+            "--users": str(plan.load["users"]),
+        }
+        commands.append(python_command("load", "loadtests.run", [word for pair in load.items() for word in pair]))
     return tuple(commands)
 
 
