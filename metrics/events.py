@@ -51,20 +51,44 @@ def read_events(run_dir: Path) -> Iterator[Event]:
     Raises:
         ValueError: a line in the middle that is no event, with its number.
     """
+    for event in _scan(run_dir):
+        if isinstance(event, ValueError):
+            raise event
+        yield event
+
+
+def scan_events(run_dir: Path) -> tuple[list[Event], list[str]]:
+    """Every event that can be read, and a sentence for each line in the middle that cannot."""
+    events: list[Event] = []
+    problems: list[str] = []
+    for event in _scan(run_dir):
+        if isinstance(event, ValueError):
+            problems.append(str(event))
+        else:
+            events.append(event)
+    return events, problems
+
+
+def _scan(run_dir: Path) -> Iterator[Event | ValueError]:
     lines = (run_dir / FILE_NAME).read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            record = json.loads(line)
-            yield Event(
-                t_ns=int(record["t_ns"]),
-                kind=str(record["kind"]),
-                fault_id=record["fault_id"],
-                instance=record["instance"],
-                data=record["data"],
-            )
+            yield _event(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                return
-            raise ValueError(f"{run_dir / FILE_NAME}:{number}: not an event: {error}") from error
+            # Without a newline behind it the last line was still being written.
+            if number < len(lines):
+                problem = ValueError(f"{FILE_NAME}:{number}: not an event: {error}")
+                problem.__cause__ = error
+                yield problem
+
+
+def _event(record: Any) -> Event:
+    fault_id, instance, data = record["fault_id"], record["instance"], record["data"]
+    for text in (fault_id, instance):
+        if not isinstance(text, str | None):
+            raise TypeError(f"expected text, got {text!r}")
+    if not isinstance(data, dict):
+        raise TypeError(f"data is no object: {data!r}")
+    return Event(t_ns=int(record["t_ns"]), kind=str(record["kind"]), fault_id=fault_id, instance=instance, data=data)

@@ -43,6 +43,7 @@ _HEADER = struct.Struct("<II")
 _BATCH_ROWS_MAX = 512
 _BATCH_AGE_NS_MAX = 100_000_000
 _BATCH_BYTES_MAX = 64 * 1024 * 1024
+_DAMAGE = b"holdfast.torn"
 
 
 class Row(NamedTuple):
@@ -193,7 +194,13 @@ def _read_batches(path: Path) -> Iterator[list[Row] | Torn]:
         if zlib.crc32(payload) != checksum:
             yield Torn(path.name, offset, "batch checksum wrong")
             return
-        yield [Row(*row) for row in msgpack.unpackb(payload)]
+        try:
+            batch = [Row(*row) for row in msgpack.unpackb(payload)]
+        except (ValueError, TypeError) as error:
+            # The checksum holds, so it was written so: by something that is no recorder of this format.
+            yield Torn(path.name, offset, f"batch holds no rows: {error}")
+            return
+        yield batch
         offset += _HEADER.size + length
 
 
@@ -237,6 +244,21 @@ def seal(run_dir: Path, phases: Mapping[str, tuple[int, int]]) -> list[Torn]:
 
     rows, torn = read_recording(run_dir)
     partial = run_dir / f"{SEALED}.partial"
-    pq.write_table(to_table(rows, phases), partial, compression="zstd")
+    # What was damaged goes with the rows: judged alone they would look whole.
+    table = to_table(rows, phases).replace_schema_metadata({_DAMAGE: json.dumps(torn)})
+    pq.write_table(table, partial, compression="zstd")
     partial.rename(run_dir / SEALED)
     return torn
+
+
+def read_sealed(run_dir: Path) -> tuple["pa.Table", list[Torn]]:
+    """The sealed history in one table, and what was damaged when it was sealed.
+
+    Raises:
+        OSError, ValueError: the file is missing or no sealed history.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(run_dir / SEALED)
+    damage = (table.schema.metadata or {}).get(_DAMAGE, b"[]")
+    return table, [Torn(*one) for one in json.loads(damage)]

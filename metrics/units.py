@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>us|ms|s|m|h|d)")
 _SECONDS_PER = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DECIMAL_EXPONENT = {"us": "e-6", "ms": "e-3"}
 _RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*/\s*(?P<unit>s|m|h)")
 _PERCENT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
 
@@ -27,8 +28,15 @@ def parse_duration(value: object) -> float:
         text = value.strip()
         parts = list(_DURATION.finditer(text))
         if parts and "".join(part.group(0) for part in parts).replace(" ", "") == text.replace(" ", ""):
-            return math.fsum(float(part["number"]) * _SECONDS_PER[part["unit"]] for part in parts)
+            return math.fsum(_seconds(part["number"], part["unit"]) for part in parts)
     raise ValueError(f"expected a duration such as 250ms, 3s or 1m30s, got {value!r}")
+
+
+def _seconds(number: str, unit: str) -> float:
+    # Read as a decimal, 7ms is the float nearest to 0.007; a product may be the one beside it.
+    if unit in _DECIMAL_EXPONENT:
+        return float(number + _DECIMAL_EXPONENT[unit])
+    return float(number) * _SECONDS_PER[unit]
 
 
 def parse_rate(value: object) -> float:
@@ -52,7 +60,8 @@ def parse_ratio(value: object) -> float:
     """
     ratio = math.nan
     if isinstance(value, str) and (match := _PERCENT.fullmatch(value.strip())):
-        ratio = float(match["number"]) / 100
+        # Not divided by 100: 99.9% has to be the float that 999 of 1000 gives, or a limit just met would fail.
+        ratio = float(match["number"] + "e-2")
     elif isinstance(value, int | float) and not isinstance(value, bool):
         ratio = float(value)
     if 0 <= ratio <= 1:

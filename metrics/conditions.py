@@ -1,0 +1,107 @@
+"""What must be true of every run before its expectations mean anything; each breach is a sentence.
+
+Nobody has to ask for these in `expect`: a fault whose effect nobody saw, a run without operations, a machine that
+froze too often make any run unknown.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from metrics.evidence import EVENTS, PLAN, RUN, Evidence
+from metrics.faults import Fault
+from metrics.findings import count
+
+_FROZEN_RATIO_MAX: Final = 0.05
+"""A machine frozen for more than this share of the faults phase says nothing about the service."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hiccups:
+    """Freezes of the machine: how many, how long in all, the longest, and their share of the faults phase."""
+
+    number: int
+    total_s: float
+    longest_s: float
+    share: float
+
+
+def hiccups(evidence: Evidence) -> Hiccups:
+    """Adds up the freezes; the share counts only what lies in the faults phase."""
+    lengths_s = [(one.end_ns - one.start_ns) / 1e9 for one in evidence.hiccups]
+    start_ns, end_ns = evidence.phases.get("faults", (0, 0))
+    inside_ns = sum(max(0, min(one.end_ns, end_ns) - max(one.start_ns, start_ns)) for one in evidence.hiccups)
+    return Hiccups(
+        number=len(lengths_s),
+        total_s=round(sum(lengths_s), 6),
+        longest_s=max(lengths_s, default=0.0),
+        share=inside_ns / (end_ns - start_ns) if end_ns > start_ns else 0.0,
+    )
+
+
+def breaches(evidence: Evidence) -> list[str]:
+    """Everything that keeps the run from being judged, the weightiest first."""
+    found = [problem for part in (RUN, PLAN, EVENTS) for problem in evidence.problems.get(part, ())]
+    if evidence.ending.outcome is None:
+        found.append("the run never said how it ended: its runner died, or still goes on")
+    elif evidence.ending.outcome not in ("completed", "interrupted", "baseline_not_met", "guardrail"):
+        note = f": {evidence.ending.note}" if evidence.ending.note else ""
+        found.append(f"the run ended with an error{note}")
+    found += _fault_breaches(evidence)
+    if not len(evidence.requests) and not len(evidence.probes):
+        found.append("no operation was recorded in the judged phases")
+    elif not evidence.requests.ok.any() and not evidence.probes.ok.any():
+        found.append("no operation succeeded in the judged phases")
+    missing = [phase for phase in evidence.judged if phase not in evidence.phases]
+    if missing and evidence.ending.outcome == "completed":
+        found.append(f"the run lacks its {' and '.join(missing)}")
+    frozen = hiccups(evidence)
+    if frozen.share > _FROZEN_RATIO_MAX:
+        found.append(f"the machine was frozen for {frozen.share:.1%} of the faults phase")
+    return found
+
+
+def _fault_breaches(evidence: Evidence) -> list[str]:
+    if not evidence.faults:
+        return ["no fault was planned or injected"]
+    if evidence.ending.outcome in ("baseline_not_met", "interrupted", "guardrail") and not evidence.injected:
+        return []
+    skipped = [fault for fault in evidence.faults if fault.injected_ns is None]
+    found = [_not_injected(fault) for fault in skipped if fault.failed_step is not None]
+    quiet = [fault for fault in skipped if fault.failed_step is None]
+    if quiet and evidence.ending.outcome not in ("interrupted", "guardrail"):
+        names = ", ".join(fault.fault_id for fault in quiet[:5])
+        found.append(f"{count(len(quiet), 'fault')} of the plan were never injected: {names}")
+    found += [
+        f"{fault.fault_id}: its effect was not proven" + (f" ({fault.error})" if fault.error else "")
+        for fault in evidence.injected
+        if fault.effect is not True and not _cut_off(evidence, fault)
+    ]
+    found += [
+        f"{fault.fault_id}: {fault.failed_step} failed: {fault.error}"
+        for fault in evidence.injected
+        if fault.failed_step not in (None, "effect") and not fault.dirty
+    ]
+    return found
+
+
+def _not_injected(fault: Fault) -> str:
+    return f"{fault.fault_id}: could not be injected: {fault.error}"
+
+
+def _cut_off(evidence: Evidence, fault: Fault) -> bool:
+    """Whether the run was stopped before anybody could look."""
+    return fault.effect is None and evidence.ending.outcome in ("interrupted", "guardrail")
+
+
+def left_dirty(evidence: Evidence) -> list[str]:
+    """What may remain in force or running, and how to clear it."""
+    named = list(evidence.ending.left)
+    if evidence.live:
+        return named
+    unproven = [fault for fault in evidence.faults if fault.dirty]
+    return named + [
+        f"{fault.fault_id} ({fault.name} of {', '.join(fault.instances) or 'nobody'}): "
+        "its heal is not proven; run `holdfast heal` and look at the target"
+        for fault in unproven
+        if not any(fault.fault_id in one for one in named)
+    ]

@@ -1,0 +1,131 @@
+"""The final dumps of a target: `final/<name>.ndjson`, the rows that say what is true at the end.
+
+`ledger/1` and `effects/1` are described in docs/formats.md. A dump that is missing, torn, or shorter than what
+its writer reported has a `problem` and must not be judged.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+FOLDER: Final = "final"
+LEDGER: Final = "ledger/1"
+EFFECTS: Final = "effects/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dump:
+    """The rows of one dump; `schema` is None where neither the target nor the rows tell it."""
+
+    name: str
+    schema: str | None
+    rows: Sequence[Mapping[str, Any]]
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """Something that happened, as a dump tells it: `amount` is None where the dump names none."""
+
+    f: str
+    key: str | None
+    amount: Any
+    row: Mapping[str, Any]
+
+
+def read_dumps(
+    run_dir: Path, *, schemas: Mapping[str, str], reported: Mapping[str, int], failed: Mapping[str, str]
+) -> dict[str, Dump]:
+    """Every dump that is there or should be, by name.
+
+    `schemas` are those the target declares, `reported` the row counts that were told when a dump was written, and
+    `failed` the errors of those that could not be.
+    """
+    paths = {path.stem: path for path in sorted((run_dir / FOLDER).glob("*.ndjson"))}
+    dumps = {}
+    for name in sorted({*paths, *schemas, *reported, *failed}):
+        rows, problem = _read_rows(paths[name]) if name in paths else ([], "the file is missing")
+        if name in failed:
+            problem = f"it could not be written: {failed[name]}"
+        elif problem is None and name in reported and reported[name] != len(rows):
+            problem = f"its writer reported {reported[name]} rows and {len(rows)} are there"
+        schema = schemas.get(name) or _recognised(rows)
+        dumps[name] = Dump(name=name, schema=schema, rows=rows, problem=problem or _misshapen(schema, rows))
+    return dumps
+
+
+def effects_of(dump: Dump, operations: frozenset[str]) -> list[Effect]:
+    """What the dump says happened of these kinds of operation."""
+    if dump.schema == LEDGER:
+        return [
+            Effect(f=row["kind"], key=row["key"], amount=row["amount"], row=row)
+            for row in dump.rows
+            if row["row"] == "transfer" and row["kind"] in operations
+        ]
+    return [
+        Effect(f=row["f"], key=row["key"], amount=amount_in(row["value"]), row=row)
+        for row in dump.rows
+        if row["f"] in operations
+    ]
+
+
+def amount_in(value: Any) -> Any:
+    """The part of a value that must not change on its way: its `amount` where it has one, else all of it."""
+    return value["amount"] if isinstance(value, dict) and "amount" in value else value
+
+
+def _read_rows(path: Path) -> tuple[list[Mapping[str, Any]], str | None]:
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        return [], "its last line is cut off"
+    lines = data.split(b"\n")[:-1]
+    try:
+        # One call for all lines is several times faster than one for each.
+        rows = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        return [], f"line {_first_bad_line(lines)} is no JSON"
+    if len(rows) != len(lines) or not all(isinstance(row, dict) for row in rows):
+        return [], "a line is not one JSON object"
+    return rows, None
+
+
+def _first_bad_line(lines: Sequence[bytes]) -> int:
+    for number, line in enumerate(lines, start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            return number
+    return len(lines)
+
+
+def _recognised(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    if rows and "row" in rows[0]:
+        return LEDGER
+    return EFFECTS if rows and "f" in rows[0] else None
+
+
+_FIELDS: Final = {
+    "account": ("account", "kind", "balance"),
+    "transfer": ("transfer", "kind", "debit", "credit", "amount", "key"),
+    "effect": ("f", "key", "value"),
+}
+
+
+def _misshapen(schema: str | None, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    if schema not in (LEDGER, EFFECTS):
+        return f"its schema {schema!r} is unknown; known: {LEDGER}, {EFFECTS}" if rows or schema else None
+    for number, row in enumerate(rows, start=1):
+        kind = row.get("row") if schema == LEDGER else "effect"
+        fields = _FIELDS.get(kind) if isinstance(kind, str) else None
+        if fields is None or (schema == LEDGER and kind == "effect"):
+            return f"row {number} is neither an account nor a transfer"
+        for name in fields:
+            if name not in row:
+                return f"row {number} has no {name!r}"
+            if name in ("key", "account", "kind", "f", "debit", "credit") and not isinstance(
+                row[name], str | int | None
+            ):
+                return f"row {number} has {name!r} of another type than text"
+    return None

@@ -1,0 +1,47 @@
+"""Why a judge may not trust what it sees: damaged records, a load that missed its rate, a prober that slept.
+
+Each function gives reasons as sentences; none means that the evidence is good enough. A failure that was seen stays a
+failure; a pass with a reason against it becomes unknown.
+"""
+
+from metrics.evidence import HISTORY, Evidence, LoadCounts
+
+_RATE_MET_RATIO = 0.95
+"""A load that started less than this share of its arrivals tested something else."""
+
+
+def history_doubts(evidence: Evidence) -> list[str]:
+    """What is wrong with the record of what clients saw."""
+    return list(evidence.problems.get(HISTORY, ()))
+
+
+def load_doubts(evidence: Evidence) -> list[str]:
+    """Whether the clients tried what was planned; a run that still goes on is only asked for its rate so far."""
+    counts = evidence.loads.get("load")
+    if counts is None:
+        return [] if evidence.live or not evidence.load_planned else ["the load never reported what it did"]
+    doubts = []
+    if not evidence.live:
+        if not counts.finished:
+            doubts.append("the load ended without a last report, so its record may lack operations")
+        elif counts.returncode not in (0, None):
+            doubts.append(f"the load ended with exit status {counts.returncode}")
+        if counts.unsent:
+            doubts.append(f"{counts.unsent:.0f} arrivals were never sent")
+    if (ratio := started_ratio(counts)) is not None and ratio < _RATE_MET_RATIO:
+        doubts.append(f"the load started only {ratio:.1%} of its arrivals")
+    return doubts
+
+
+def started_ratio(counts: LoadCounts) -> float | None:
+    """The share of intended arrivals that were started; None where it is not known."""
+    if counts.intended is None or counts.started is None or counts.intended <= 0:
+        return None
+    return counts.started / counts.intended
+
+
+def record_complete(evidence: Evidence) -> bool:
+    """Whether every operation that was tried stands in the history, so that an effect nobody asked for is none."""
+    counts = evidence.loads.get("load")
+    load_ended = counts is not None and counts.finished and counts.returncode in (0, None)
+    return not history_doubts(evidence) and (load_ended or not evidence.load_planned)
