@@ -21,7 +21,7 @@ from locust.env import Environment
 from locust.util.load_locustfile import load_locustfile
 
 from loadtests.arrivals import Schedule
-from loadtests.client import Load
+from loadtests.client import HonestUser, Load
 from loadtests.journal import Journal
 from loadtests.line import Line
 from loadtests.open_loop import Opening, open_loop
@@ -86,7 +86,7 @@ class Generator:
         self._channel = channel
         self._stop = stop
         self._ready_by_s = time.monotonic() + plan.ready_within_s
-        self._user_classes = _load_users(plan.locustfile)
+        self._environment = _environment(plan, given.url)
         try:
             recorder = Recorder(given.run_dir, name=plan.name, writer=plan.writer)
         except FileExistsError as error:
@@ -95,9 +95,6 @@ class Generator:
             ) from error
         self._journal = Journal(recorder=recorder, writer=plan.writer)
         self._line = Line(plan.schedule)
-        self._environment = Environment(
-            user_classes=self._user_classes, host=given.url, events=events, stop_timeout=plan.grace_s
-        )
         self._load = Load(
             address=given.address,
             journal=self._journal,
@@ -130,6 +127,7 @@ class Generator:
                 self._journal.recorder.flush()
                 self._channel.say_counts("status", self.counts())
         finally:
+            self._load.ready_by_s = 0.0  # who is still logging in gives up
             self._line.close()
             runner.quit()
             self._environment.events.quitting.fire(environment=self._environment, reverse=True)
@@ -195,6 +193,19 @@ class Generator:
                 raise LoadError(f"{ready} after {self._plan.ready_within_s:g} s{last}")
 
 
+def _environment(plan: Plan, url: str) -> Environment:
+    """Locust's environment for the users of the locustfile.
+
+    Raises:
+        UnusableInputError: the file cannot be used, or Locust does not accept the users in it.
+    """
+    user_classes = _load_users(plan.locustfile)
+    try:
+        return Environment(user_classes=user_classes, host=url, events=events, stop_timeout=plan.grace_s)
+    except ValueError as error:
+        raise UnusableInputError(f"{plan.locustfile}: {error}") from error
+
+
 def _load_users(path: Path) -> list[Any]:
     """The user classes of a locustfile.
 
@@ -219,6 +230,8 @@ def _load_users(path: Path) -> list[Any]:
     for name, user_class in classes.items():
         if not user_class.tasks:
             raise UnusableInputError(f"{path}: {name} has no tasks; mark a method with @task")
+        if not issubclass(user_class, HonestUser):
+            complain(f"{path}: what {name} does is not recorded; derive it from loadtests.client.HonestUser")
     return list(classes.values())
 
 

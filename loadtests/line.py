@@ -11,6 +11,7 @@ that costs nothing per request, and after a freeze of the process everything ove
 import heapq
 import time
 from dataclasses import dataclass
+from typing import Final
 
 import gevent
 import gevent.event
@@ -18,7 +19,8 @@ import gevent.event
 from loadtests.arrivals import DueCount, Schedule
 from loadtests.spread import Spread
 
-_TICK_S = 0.001
+_TICK_S: Final = 0.001
+_WAKING_NS_MAX: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -63,7 +65,7 @@ class Line:
             return
         self._end_ns = time.monotonic_ns()
         self._begun.set()
-        while self._overslept(self._end_ns):
+        while self._overslept(self._end_ns) and time.monotonic_ns() < self._end_ns + _WAKING_NS_MAX:
             gevent.sleep(_TICK_S)
 
     def due(self) -> tuple[int, int]:

@@ -47,6 +47,7 @@ class Probing:
         self._start_ns = 0
         self._end_ns: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._processes = 0
         self._free_processes: list[int] = []
         self._started = 0
         self._ok = 0
@@ -96,7 +97,10 @@ class Probing:
 
     async def _probe(self, intended_ns: int, *, fresh: bool) -> None:
         # A logical client does one thing at a time; when probes overlap, more of them take turns.
-        process = heapq.heappop(self._free_processes) if self._free_processes else len(self._tasks) - 1
+        if self._free_processes:
+            process = heapq.heappop(self._free_processes)
+        else:
+            process, self._processes = self._processes, self._processes + 1
         mode = {"mode": "fresh" if fresh else "keepalive"}
         operation = self._recorder.invoke(PROBE, process=process, intended_ns=intended_ns, value=mode)
         reply: Reply = await self._prober.probe(operation.index, fresh=fresh)

@@ -107,8 +107,8 @@ class Bench:
     def prober(self, *arguments: str, url: str) -> Process:
         return self.process("loadtests.prober", "--path", "/v1/status", *arguments, url=url)
 
-    def locustfile(self, text: str) -> Path:
-        path = self.run_dir / "users.py"
+    def locustfile(self, text: str, name: str = "users.py") -> Path:
+        path = self.run_dir / name
         path.write_text("from locust import task\nfrom loadtests.client import HonestUser\n\n" + text)
         return path
 

@@ -6,6 +6,7 @@ import pytest
 
 from metrics.history import OK
 from tests.integration.loadtests.bench import Bench
+from tests.integration.loadtests.test_open_loop import until
 
 RAISING = """
 class Visitor(HonestUser):
@@ -18,23 +19,27 @@ class Visitor(HonestUser):
 FINE = RAISING.replace("if self", "if 0 and self")
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("import nowhere_to_be_found", "does not import: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
-        ("def broken(:\n", "does not import: SyntaxError"),
-        ("raise SystemExit(3)\n", "does not import: SystemExit: 3"),
-        ("", "no users in it; derive a class from HonestUser"),
-        ("class Idle(HonestUser):\n    pass\n", "Idle has no tasks; mark a method with @task"),
-    ],
-)
-def test_a_locustfile_that_cannot_be_used(bench: Bench, text: str, reason: str) -> None:
-    """No import, no syntax, it exits, no users, no tasks: 64, the file's name and why."""
-    path = bench.locustfile(text)
-    ended = bench.load(path, "--rate", "10", url="http://127.0.0.1:1").end(by=None)
-    assert ended.code == 64
-    assert f"{path}: {reason}" in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+UNUSABLE = {
+    "import nowhere_to_be_found": "does not import: ModuleNotFoundError: No module named 'nowhere_to_be_found'",
+    "def broken(:\n": "does not import: SyntaxError",
+    "raise SystemExit(3)\n": "does not import: SystemExit: 3",
+    "": "no users in it; derive a class from HonestUser",
+    "class Idle(HonestUser):\n    pass\n": "Idle has no tasks; mark a method with @task",
+    FINE + "    weight = 0\n": "There are no users with weight > 0.",
+}
+
+
+def test_a_locustfile_that_cannot_be_used(bench: Bench) -> None:
+    """No import, no syntax, it exits, no users, no tasks, no weight: 64, the file's name and why."""
+    processes = []
+    for number, (text, reason) in enumerate(UNUSABLE.items()):
+        path = bench.locustfile(text, f"users_{number}.py")
+        processes.append((bench.load(path, "--rate", "10", url="http://127.0.0.1:1"), f"{path}: {reason}"))
+    for process, reason in processes:
+        ended = process.end(by=None)
+        assert ended.code == 64
+        assert reason in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,9 +124,10 @@ def test_a_bug_in_on_start_ends_the_load_before_it_begins(bench: Bench) -> None:
 
 def test_what_a_locustfile_prints_does_not_disturb_the_protocol(bench: Bench) -> None:
     """`print` in a locustfile goes to standard error; standard output stays one JSON object a line."""
+    server = bench.server()
     text = "print('loading')\n" + FINE.replace("self.client.get", "print('working'); self.client.get")
-    process = bench.load(bench.locustfile(text), "--rate", "50", "--users", "2", url=bench.server().url)
-    process.until("status")
+    process = bench.load(bench.locustfile(text), "--rate", "50", "--users", "2", url=server.url)
+    until(lambda: len(server.requests) >= 10)
     ended = process.end()
     assert ended.code == 0
     assert "loading" in ended.stderr

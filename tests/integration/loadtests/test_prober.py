@@ -7,10 +7,18 @@ import time
 
 import pytest
 
-from metrics.history import FAIL, OK, PROBE
+from metrics.history import FAIL, OK, PROBE, Row
 from tests.integration.loadtests.bench import Bench
 from tests.integration.loadtests.server import Reply, Request
 from tests.integration.loadtests.test_open_loop import until
+
+
+def assert_each_client_does_one_thing_at_a_time(pairs: list[tuple[Row, Row]]) -> None:
+    """Probes in flight at the same time are different logical clients."""
+    busy_until_ns: dict[int, int] = {}
+    for asked, done in sorted(pairs, key=lambda pair: pair[0].t_ns):
+        assert asked.t_ns >= busy_until_ns.get(asked.process, 0)
+        busy_until_ns[asked.process] = done.t_ns
 
 
 def test_a_gap_can_be_read_back_from_the_history(bench: Bench) -> None:
@@ -60,11 +68,7 @@ def test_probes_keep_their_schedule_while_the_service_hangs(bench: Bench) -> Non
     assert len(late) >= 20
     assert all(done.t_ns - asked.t_ns >= 290_000_000 for asked, done in late)
     assert finished["intended"] == finished["completed"] == len(pairs) == len(server.requests)
-    # Probes in flight at the same time are different logical clients.
-    open_until: dict[int, int] = {}
-    for asked, done in pairs:
-        assert asked.t_ns >= open_until.get(asked.process, 0)
-        open_until[asked.process] = done.t_ns
+    assert_each_client_does_one_thing_at_a_time(pairs)
 
 
 def test_fresh_and_kept_connections_take_turns(bench: Bench) -> None:
@@ -109,7 +113,7 @@ def test_a_service_that_speaks_no_tls_is_told_as_such(bench: Bench) -> None:
     """An https address of a plain server."""
     server = bench.server(lambda _: Reply())
     process = bench.prober("--interval", "0.05", url=server.url.replace("http", "https"))
-    process.until("status")
+    until(lambda: server.connections >= 5)
     process.end()
     assert {(done.type, done.error) for _, done in bench.operations(PROBE)} == {(FAIL, "tls")}
 
@@ -158,7 +162,9 @@ def test_a_freeze_of_the_machine_is_reported_and_missed_probes_are_made_up(bench
     finished = process.end().finished
     assert finished["unsent"] == 0
     assert finished["lateness_max_s"] >= 0.15
-    assert finished["intended"] == len(bench.operations(PROBE))
+    pairs = bench.operations(PROBE)
+    assert finished["intended"] == len(pairs)
+    assert_each_client_does_one_thing_at_a_time(pairs)
 
 
 def test_the_prober_ends_when_nobody_listens_any_more(bench: Bench) -> None:
