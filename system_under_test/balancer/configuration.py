@@ -113,12 +113,10 @@ def _routes(*, retries: bool) -> list[dict[str, Any]]:
     # Nothing was sent yet: safe for whatever the request is.
     only_unsent = {"retry_on": "connect-failure,refused-stream", **_RETRY_ELSEWHERE} if retries else None
     return [
-        *(
-            _route(path, again, [header])
-            for path in ({"prefix": "/v1/"}, {"path": "/openapi.json"})
-            for header in (safe_method, keyed)
-        ),
+        _route({"prefix": "/v1/"}, again, [safe_method]),
+        _route({"prefix": "/v1/"}, again, [keyed]),
         _route({"prefix": "/v1/"}, only_unsent, []),
+        _route({"path": "/openapi.json"}, again, [safe_method]),
         # Health and metrics are each node's own; through a balancer they would be some node's.
         {"match": {"prefix": "/"}, "direct_response": {"status": 404, "body": {"inline_string": "no such resource"}}},
     ]

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ AUDITOR: Final = "savings_auditor"
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 """All that the programs are given: what happens to be set around us must not change what they do."""
 
+_PARTIAL: Final = "pgdata.partial-"
 _PASSWORDS_FILE: Final = "passwords.json"
 _LIMIT_S: Final = 120.0
 
@@ -58,7 +60,7 @@ def open_cluster(data_dir: Path, binaries: Binaries) -> Cluster:
         kept.unlink(missing_ok=True)
         with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump(passwords, file)
-        _make(data_dir / "pgdata.partial", binaries, passwords).rename(folder)
+        _make(data_dir, binaries, passwords).rename(folder)
     try:
         passwords = json.loads(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -66,13 +68,17 @@ def open_cluster(data_dir: Path, binaries: Binaries) -> Cluster:
     return Cluster(folder=folder, passwords=passwords)
 
 
-def _make(folder: Path, binaries: Binaries, passwords: Mapping[str, str]) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)  # what a start that was killed has left
-    folder.mkdir(mode=0o700)
+def _make(data_dir: Path, binaries: Binaries, passwords: Mapping[str, str]) -> Path:
+    # A start that was killed leaves a folder, and perhaps a program that still writes to it for a moment: so this one
+    # gets a name of its own, and what cannot be removed of the other one yet is no obstacle.
+    for left in data_dir.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=data_dir))
     if binaries.user is not None:
         os.chown(folder, binaries.user, binaries.user)
     initdb = (
         *(binaries.initdb, "-D", HERE, "--username=postgres", "--auth=reject", "--no-sync", "--no-instructions"),
+        *("--set", "dynamic_shared_memory_type=mmap"),  # or a kill would leave a file in /dev/shm
         *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
     )
     _run(initdb, folder, binaries)

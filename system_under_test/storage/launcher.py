@@ -75,20 +75,33 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _await_orphans(folder: Path) -> None:
-    """Returns when no process of a server that was killed is left on this data folder; at once where there is none."""
+    """Returns when no process of a server that was killed is left on this data folder; at once where there is none.
+
+    Raises:
+        PlatformError: a server is running on it, or processes of a killed one do not end.
+    """
     try:
-        # Its seventh line names the shared memory: key and identifier.
-        segment = (folder / "postmaster.pid").read_text(encoding="utf-8").splitlines()[6].split()[1]
+        note = (folder / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        # Its first line is the server's pid, its seventh names the shared memory: key and identifier.
+        pid, segment = int(note[0]), note[6].split()[1]
     except (FileNotFoundError, IndexError):
         return
+    if _works_in(pid, folder):
+        raise PlatformError(f"a server with pid {pid} is already running on {folder}")
     deadline = time.monotonic() + _ORPHANS_WITHIN_S
     while _attached(segment):
         if time.monotonic() > deadline:
             raise PlatformError(
-                f"processes of an earlier server still use {folder} after {_ORPHANS_WITHIN_S:.0f} s;"
-                " end them, or wait for a server that is still running"
+                f"processes of the killed server {pid} still use {folder} after {_ORPHANS_WITHIN_S:.0f} s; end them"
             )
         time.sleep(0.01)
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").samefile(folder)
+    except OSError:  # no such process, a dead one, or one of somebody else: certainly not this folder's server
+        return False
 
 
 def _attached(segment: str) -> bool:

@@ -32,6 +32,7 @@ _LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that the server has just given up and that is not closed yet
     OSError,
     TimeoutError,
 )

@@ -5,12 +5,14 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from multidict import CIMultiDictProxy
 
 from tests.integration.platform.stage import Platform
+
+AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +94,10 @@ async def at_rate(per_second: float, seconds: float, attempt: Callable[[int], Aw
         await asyncio.sleep(max(0.0, start_s + number / per_second - loop.time()))
         tasks.append(asyncio.ensure_future(attempt(number)))
     return list(await asyncio.gather(*tasks))
+
+
+async def until(ask: Callable[[], Awaitable[AnswerT]], accept: Callable[[AnswerT], bool]) -> AnswerT:
+    """Asks again and again, fifty times a second, until the answer is accepted; bound it by `asyncio.timeout`."""
+    while not accept(answer := await ask()):  # noqa: ASYNC110 - another process's state: no event can be awaited
+        await asyncio.sleep(0.02)
+    return answer

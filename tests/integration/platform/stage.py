@@ -30,6 +30,11 @@ def free_port() -> int:
     raise AssertionError("no free port among 200")
 
 
+def await_ready(portal: "Process") -> None:
+    """Waits until a portal says that it can serve."""
+    await_true(lambda: portal.answers("/readyz"), f"{portal.name} is ready")
+
+
 def await_true(condition: Callable[[], bool], what: str, *, within_s: float = 15.0) -> None:
     """Asks `condition` a hundred times a second until it holds; fails naming `what` after `within_s`."""
     deadline = time.monotonic() + within_s
@@ -60,6 +65,7 @@ class Process:
     port: int
     folder: Path
     environment: Mapping[str, str]
+    ready_file_name: str = "ready.json"
     running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -88,7 +94,7 @@ class Process:
 
     @property
     def ready_file(self) -> Path:
-        return self.folder / "ready.json"
+        return self.folder / self.ready_file_name
 
     def outputs(self) -> dict[str, str]:
         """What the launcher reported."""
@@ -158,18 +164,29 @@ class Stage:
     def add_database(self, name: str = "postgres") -> Process:
         """Starts a database server and brings its schema up to date."""
         postgres = self.add(name, "postgres")
-        await_true(lambda: postgres.ready_file.exists() and self.accepts(postgres), "postgres accepts connections")
+        await_true(lambda: self.is_up(postgres), "postgres accepts connections")
         migrated = self.run("migrate", DATABASE_ADMIN_URL=postgres.outputs()["admin_dsn"])
         assert migrated.returncode == 0, migrated.stderr
         return postgres
 
+    def seed(self, postgres: Process, *, customers: int) -> list[dict[str, str]]:
+        """Opens accounts and gives the rows of their CSV."""
+        out = self.folder / "accounts.csv"
+        seeded = self.run(
+            *("seed", "--accounts", str(customers), "--out", str(out)),
+            DATABASE_ADMIN_URL=postgres.outputs()["admin_dsn"],
+        )
+        assert seeded.returncode == 0, seeded.stderr
+        with out.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
     @staticmethod
-    def accepts(postgres: Process) -> bool:
-        """Whether the server accepts TCP connections; fails when it has ended instead."""
+    def is_up(postgres: Process) -> bool:
+        """Whether the server says so itself, in its log, since its last start; fails when it has ended instead."""
         assert postgres.running is not None
-        assert postgres.running.poll() is None, postgres.log.read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", postgres.port)) == 0
+        said = postgres.log.read_text(encoding="utf-8")
+        assert postgres.running.poll() is None, said
+        return f"[{postgres.pid}] LOG:  database system is ready to accept connections" in said
 
     def add_portal(self, name: str, postgres: Process, **environment: str) -> Process:
         """Starts a portal node; it is not ready yet."""
@@ -214,16 +231,9 @@ def start_platform(folder: Path, *, portals: int = 4, customers: int = 60) -> It
         postgres = stage.add_database()
         nodes = [stage.add_portal(f"portal-{number}", postgres) for number in range(1, portals + 1)]
         for node in nodes:
-            await_true(lambda node=node: node.answers("/readyz"), f"{node.name} is ready")  # type: ignore[misc]
+            await_ready(node)
         balancer = stage.add_balancer("balancer", nodes)
-        accounts = folder / "accounts.csv"
-        seeded = stage.run(
-            *("seed", "--accounts", str(customers), "--out", str(accounts)),
-            DATABASE_ADMIN_URL=postgres.outputs()["admin_dsn"],
-        )
-        assert seeded.returncode == 0, seeded.stderr
-        with accounts.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = stage.seed(postgres, customers=customers)
         yield Platform(stage=stage, postgres=postgres, portals=nodes, balancer=balancer, customers=rows)
     finally:
         stage.close()

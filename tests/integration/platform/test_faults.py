@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.integration.platform.customers import Customer, Reply, at_rate, log_in, send
-from tests.integration.platform.stage import Platform, Process, Stage, await_true, free_port, get
+from tests.integration.platform.customers import Customer, Reply, at_rate, log_in, send, until
+from tests.integration.platform.stage import Platform, Process, Stage, await_ready, free_port, get
 
 _RATE = 150.0  # one order each 7 ms: at every moment of a fault some request is under way
 
@@ -23,13 +23,12 @@ def failed(replies: Sequence[Reply]) -> list[Reply]:
 
 async def settle(platform: Platform, portal: Process) -> None:
     """Waits until the balancer sends to `portal` again: it answers as ready and a status came from it."""
-    await asyncio.to_thread(await_true, lambda: portal.answers("/readyz"), f"{portal.name} is ready again")
+    await asyncio.to_thread(await_ready, portal)
     async with aiohttp.ClientSession() as session, asyncio.timeout(10):
-        while True:
-            reply = await send(session, "GET", f"{platform.url}/v1/status")
-            if reply.headers.get("X-Served-By", "").startswith(f"{portal.name}@"):
-                return
-            await asyncio.sleep(0.02)
+        await until(
+            lambda: send(session, "GET", f"{platform.url}/v1/status"),
+            lambda reply: reply.headers.get("X-Served-By", "").startswith(f"{portal.name}@"),
+        )
 
 
 def retries(balancer: Process) -> int:
@@ -128,7 +127,7 @@ async def test_a_keyless_post_is_not_sent_to_a_second_node(
     """Log-ins carry no key: at a node that hangs, the first to reach it waits out its time and is not tried again."""
     nodes = [stage.add_portal(f"portal-{number}", platform.postgres) for number in (1, 2)]
     for node in nodes:
-        await asyncio.to_thread(await_true, lambda node=node: node.answers("/readyz"), "the node is ready")
+        await asyncio.to_thread(await_ready, node)
     balancer = await asyncio.to_thread(stage.add_balancer, "balancer", nodes)
     row = platform.customers[0]
     body = {"email": row["email"], "password": row["password"]}
@@ -146,7 +145,7 @@ async def test_a_deliberate_503_is_neither_tried_again_nor_held_against_the_node
     """Nodes that take one request at a time get 40 at once: each reaches one node once, and no node is put out."""
     nodes = [stage.add_portal(f"portal-{n}", platform.postgres, MAX_IN_FLIGHT="1") for n in (1, 2, 3)]
     for node in nodes:
-        await asyncio.to_thread(await_true, lambda node=node: node.answers("/readyz"), "the node is ready")
+        await asyncio.to_thread(await_ready, node)
     balancer = await asyncio.to_thread(stage.add_balancer, "balancer", nodes)
     url = balancer.outputs()["url"]
     saver = await log_in(session, platform, 7, url=url)
@@ -174,7 +173,7 @@ async def test_a_later_try_never_promises_that_nothing_happened(
 ) -> None:
     """An order shed at its second try has no Retry-After, a read has: the first try may have been carried out."""
     node = stage.add_portal("portal-1", platform.postgres, MAX_IN_FLIGHT="1", ACQUIRE_SECONDS="5")
-    await asyncio.to_thread(await_true, lambda: node.answers("/readyz"), "the node is ready")
+    await asyncio.to_thread(await_ready, node)
     url = f"http://127.0.0.1:{node.port}"
     saver = await log_in(session, platform, 8, url=url)
     second = {"x-envoy-attempt-count": "2", "Authorization": f"Bearer {saver.token}"}
@@ -199,13 +198,12 @@ async def test_no_node_left_is_said_at_once_and_honestly(
 ) -> None:
     """All nodes drain: 503 with Retry-After and a problem document, from the balancer, without waiting."""
     node = stage.add_portal("portal-1", platform.postgres, DRAIN_SECONDS="3")
-    await asyncio.to_thread(await_true, lambda: node.answers("/readyz"), "the node is ready")
+    await asyncio.to_thread(await_ready, node)
     balancer = await asyncio.to_thread(stage.add_balancer, "balancer", [node])
     url = balancer.outputs()["url"]
     node.send_signal(signal.SIGTERM)
     async with asyncio.timeout(2):
-        while (reply := await send(session, "GET", f"{url}/v1/status")).status == 200:
-            await asyncio.sleep(0.02)
+        reply = await until(lambda: send(session, "GET", f"{url}/v1/status"), lambda reply: reply.status != 200)
     assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
     assert reply.headers["Content-Type"] == "application/problem+json"
     assert reply.body["status"] == 503
@@ -217,13 +215,12 @@ async def test_a_draining_node_says_so_and_still_serves(
 ) -> None:
     """After SIGTERM /readyz is 503 with the balancer's marks, orders are still taken, connections end with answers."""
     node = stage.add_portal("portal-1", platform.postgres, DRAIN_SECONDS="1.5")
-    await asyncio.to_thread(await_true, lambda: node.answers("/readyz"), "the node is ready")
+    await asyncio.to_thread(await_ready, node)
     url = f"http://127.0.0.1:{node.port}"
     saver = await log_in(session, platform, 9, url=url)
     node.send_signal(signal.SIGTERM)
     async with asyncio.timeout(1):
-        while (readiness := await send(session, "GET", f"{url}/readyz")).status == 200:
-            await asyncio.sleep(0.01)
+        readiness = await until(lambda: send(session, "GET", f"{url}/readyz"), lambda reply: reply.status != 200)
     assert (readiness.status, readiness.body["type"]) == (503, "draining")
     assert (readiness.headers["Retry-After"], readiness.headers["x-envoy-ratelimited"]) == ("1", "true")
     order = await saver.order("deposits", {"amount": 1})

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.integration.platform.customers import Customer, log_in, send
+from tests.integration.platform.customers import Customer, log_in, send, until
 from tests.integration.platform.stage import Platform, get
 
 
@@ -179,8 +179,7 @@ async def test_a_request_id_reaches_every_log_and_comes_back_unchanged(platform:
         return [line for line in platform.balancer.lines("balancer.request") if line["request_id"] == request_id]
 
     async with asyncio.timeout(5):  # Envoy flushes its log ten times a second
-        while not in_balancer():
-            await asyncio.sleep(0.02)
+        await until(lambda: asyncio.to_thread(in_balancer), bool)
     assert [(line["attempts"], line["response_code"]) for line in in_balancer()] == [(1, 201)]
 
 

@@ -1,0 +1,119 @@
+"""The balancer's configuration is what zero lost requests needs, and Envoy accepts it."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from system_under_test.balancer.configuration import PER_TRY_S, ROUTE_S, Ports, envoy_configuration
+from system_under_test.balancer.launcher import _envoy
+from system_under_test.balancer.upstreams import Upstream, parse_upstreams
+
+NODES = parse_upstreams("127.0.0.1:20011@a,127.0.0.1:20012@b,127.0.0.1:20013@a,127.0.0.1:20014@b")
+
+
+def configuration(*, retries: bool = True, nodes: tuple[Upstream, ...] = NODES) -> dict[str, Any]:
+    """The whole configuration for `nodes`."""
+    return envoy_configuration(Ports(clients=20001, admin=20002), nodes, retries=retries, instance="balancer")
+
+
+def routes(whole: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its routes, in order."""
+    manager = whole["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    found: list[dict[str, Any]] = manager["route_config"]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def addresses(value: Any) -> set[str]:
+    """Every address that stands anywhere in `value`."""
+    if isinstance(value, dict):
+        own = {value["address"]} if isinstance(value.get("address"), str) else set()
+        return own.union(*map(addresses, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(addresses, value))
+    return set()
+
+
+@pytest.mark.parametrize("retries", [True, False])
+def test_envoy_accepts_it(tmp_path: Path, *, retries: bool) -> None:
+    """Envoy's own validation of the file, with warnings as errors would hide: the last line says OK."""
+    file = tmp_path / "envoy.json"
+    file.write_text(json.dumps(configuration(retries=retries)), encoding="utf-8")
+    command = [str(_envoy()), "--mode", "validate", "--log-level", "warning", "-c", str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert result.returncode == 0, result.stderr
+    assert "deprecated" not in result.stderr.lower()
+    assert result.stdout.strip().endswith("OK")
+
+
+def test_only_the_loopback_interface_is_used() -> None:
+    """Every address in the whole configuration."""
+    assert addresses(configuration()) == {"127.0.0.1"}
+
+
+def test_only_safe_and_keyed_requests_are_tried_again_after_they_were_sent() -> None:
+    """The routes in order: safe methods and keyed requests recover from resets, the rest only from failed connects."""
+    by_condition = {
+        (
+            route["match"].get("prefix") or route["match"]["path"],
+            *(h["name"] for h in route["match"].get("headers", [])),
+        ): (route.get("route", {}).get("retry_policy", {}).get("retry_on"))
+        for route in routes(configuration())
+    }
+    anywhere = "reset,connect-failure,refused-stream,retriable-status-codes"
+    assert by_condition == {
+        ("/v1/", ":method"): anywhere,
+        ("/v1/", "Idempotency-Key"): anywhere,
+        ("/openapi.json", ":method"): anywhere,
+        ("/v1/",): "connect-failure,refused-stream",
+        ("/",): None,
+    }
+
+
+def test_without_retries_no_route_has_a_retry_policy() -> None:
+    """RETRIES=off."""
+    assert "retry_policy" not in json.dumps(configuration(retries=False))
+
+
+def test_a_hung_node_leaves_time_for_another_one() -> None:
+    """All tries fit into the route's limit, and one try is under half a second."""
+    policy = routes(configuration())[0]["route"]["retry_policy"]
+    assert policy["per_try_timeout"] == f"{PER_TRY_S:g}s"
+    assert PER_TRY_S < 0.5
+    assert PER_TRY_S * (1 + policy["num_retries"]) < ROUTE_S
+
+
+def test_every_node_is_in_its_zone_once() -> None:
+    """Two zones with two nodes each, of one priority."""
+    zones = configuration()["static_resources"]["clusters"][0]["load_assignment"]["endpoints"]
+    found = {
+        zone["locality"]["zone"]: [
+            node["endpoint"]["address"]["socket_address"]["port_value"] for node in zone["lb_endpoints"]
+        ]
+        for zone in zones
+    }
+    assert found == {"a": [20011, 20013], "b": [20012, 20014]}
+    assert not any("priority" in zone for zone in zones)
+
+
+def test_the_settings_that_cost_requests_when_forgotten_are_set() -> None:
+    """Each is a default of Envoy's that loses requests here."""
+    cluster = configuration()["static_resources"]["clusters"][0]
+    assert cluster["common_lb_config"]["update_merge_window"] == "0s"
+    assert cluster["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}
+    assert cluster["health_checks"][0]["no_traffic_interval"] == "0.25s"
+    assert cluster["outlier_detection"]["split_external_local_origin_errors"] is True
+    assert cluster["outlier_detection"]["consecutive_local_origin_failure"] == 1
+    assert cluster["outlier_detection"]["max_ejection_percent"] > 50
+    assert min(cluster["circuit_breakers"]["thresholds"][0].values()) >= 1000
+    assert cluster["load_assignment"]["policy"]["overprovisioning_factor"] == 200
+
+
+def test_nodes_are_read_with_and_without_zones() -> None:
+    """Spaces around a node are allowed; without a zone it is the default one."""
+    assert parse_upstreams("127.0.0.1:1, 127.0.0.1:2@b") == (
+        Upstream(port=1, zone="default"),
+        Upstream(port=2, zone="b"),
+    )
