@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from chaos.faults.fault import FAULTS, Proof, RoleShape, Scene
 from chaos.faults.restart import restart_steps, runs, who_runs
 from chaos.faults.victims import find_role
 from chaos.processes import Identity, alive
+from chaos.targets.models import EnvValue
 from chaos.undo import Step
 from metrics.units import Seconds
 
@@ -34,8 +35,10 @@ _ROLLED_BACK: Final = "rolled_back"
 class Deploy:
     """Replace every instance of a role, one after the other, by one with changed settings (`set`)."""
 
+    example: ClassVar[Mapping[str, Any]] = {"role": "portal", "set": {"env.VERSION": "v2"}, "strategy": "rolling"}
+
     role: str
-    changes: Annotated[Mapping[str, str], Field(alias="set", min_length=1)]
+    changes: Annotated[Mapping[str, EnvValue], Field(alias="set", min_length=1)]
     strategy: Literal["rolling"] = "rolling"
     pause_between_s: Annotated[Seconds, Field(alias="pause_between")] = 0.0
     version: str | None = None

@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from chaos.processes import Identity
 from chaos.targets.target import Target
@@ -64,6 +64,9 @@ class Scene:
 
 class Fault(Protocol):
     """One kind of harm with its parameters; see the module's head for the order of the calls."""
+
+    example: ClassVar[Mapping[str, Any]]
+    """Parameters as an experiment writes them: shown to people, and what the contract tests play."""
 
     @property
     def heal_after_s(self) -> float | None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +22,8 @@ _EXIT_WITHIN_S = 5.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill(Victims):
     """Kill instances with SIGKILL and start them again `restart_after`."""
+
+    example: ClassVar[Mapping[str, Any]] = {"role": "portal", "count": 1, "restart_after": "3s"}
 
     restart_after_s: Annotated[PositiveSeconds, Field(alias="restart_after")] = 3.0
 

@@ -1,8 +1,9 @@
 """SIGSTOP: an instance hangs; its sockets stay open and nothing answers, the hardest failure to notice."""
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -18,6 +19,8 @@ from metrics.units import PositiveSeconds
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause(Victims):
     """Stop instances with SIGSTOP `for` a while and let them go on with SIGCONT."""
+
+    example: ClassVar[Mapping[str, Any]] = {"role": "portal", "count": 1, "for": "3s"}
 
     for_s: Annotated[PositiveSeconds, Field(alias="for")] = 3.0
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +23,8 @@ class Stop(Victims):
 
     One that has not exited by itself `within` that time is killed, and the effect counts as not proven.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {"role": "portal", "count": 1, "restart_after": "3s"}
 
     restart_after_s: Annotated[PositiveSeconds, Field(alias="restart_after")] = 3.0
     within_s: Annotated[PositiveSeconds, Field(alias="within")] = 30.0

@@ -1,0 +1,53 @@
+"""A tiny real balancer: asks one node after the other until one answers, so that a dead or hung node costs nothing."""
+
+import asyncio
+import itertools
+import os
+
+NODES = [entry.partition("@")[0].rpartition(":") for entry in os.environ["UPSTREAMS"].split(",")]
+PER_TRY_S = 0.15
+rotation = itertools.cycle(range(len(NODES)))
+
+
+async def ask(node: int, request: bytes) -> bytes:
+    """What a node answers, whole."""
+    host, _, port = NODES[node]
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(request)
+        answered = await reader.read()
+        if not answered:
+            raise ConnectionResetError
+        return answered
+    finally:
+        writer.close()
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One request on one connection."""
+    try:
+        request = await reader.readuntil(b"\r\n\r\n")
+        first = next(rotation)
+        response = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        for offset in range(len(NODES)):
+            try:
+                response = await asyncio.wait_for(ask((first + offset) % len(NODES), request), PER_TRY_S)
+                break
+            except (OSError, TimeoutError):
+                continue
+        writer.write(response)
+        await writer.drain()
+    except (OSError, asyncio.IncompleteReadError):
+        pass  # the client has gone; the next one is another connection
+    finally:
+        writer.close()
+
+
+async def serve() -> None:
+    """Serves until it is ended."""
+    server = await asyncio.start_server(answer, "127.0.0.1", int(os.environ["HOLDFAST_PORT"]))
+    async with server:
+        await server.serve_forever()
+
+
+asyncio.run(serve())
