@@ -79,7 +79,8 @@ def _fault_breaches(evidence: Evidence) -> list[str]:
     found += [
         f"{fault.fault_id}: {fault.failed_step} failed: {fault.error}"
         for fault in evidence.injected
-        if fault.failed_step not in (None, "effect") and not fault.dirty
+        # A heal that was tried again and proven is none; one that was not leaves the system dirty.
+        if fault.failed_step not in (None, "effect", "heal")
     ]
     return found
 
@@ -96,7 +97,8 @@ def _cut_off(evidence: Evidence, fault: Fault) -> bool:
 def left_dirty(evidence: Evidence) -> list[str]:
     """What may remain in force or running, and how to clear it."""
     named = list(evidence.ending.left)
-    if evidence.live:
+    if evidence.live or any(event.kind == "watchdog.acted" for event in evidence.events):
+        # The watchdog took everything back in place of the runner, and named what it could not.
         return named
     unproven = [fault for fault in evidence.faults if fault.dirty]
     return named + [

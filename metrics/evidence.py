@@ -286,7 +286,9 @@ def _hiccups(events: Sequence[Event]) -> list[Hiccup]:
     for event in events:
         stalled_ns = number_or_none(event.data.get("stalled_ns"))
         if event.kind == "hiccup" and stalled_ns is not None:
-            hiccups.append(Hiccup(start_ns=event.t_ns - int(stalled_ns), end_ns=event.t_ns))
+            # Who felt it may say so later than it ended.
+            end_ns = int(number_or_none(event.data.get("ended_ns")) or event.t_ns)
+            hiccups.append(Hiccup(start_ns=end_ns - int(stalled_ns), end_ns=end_ns))
     return sorted(hiccups, key=lambda hiccup: hiccup.start_ns)
 
 

@@ -6,7 +6,18 @@ from typing import Any, Final
 
 import numpy as np
 from bokeh.embed import components
-from bokeh.models import BoxAnnotation, ColumnDataSource, CrosshairTool, HoverTool, Label, Legend, Range1d, Span
+from bokeh.models import (
+    BasicTickFormatter,
+    BoxAnnotation,
+    ColumnDataSource,
+    CrosshairTool,
+    HoverTool,
+    Label,
+    Legend,
+    Node,
+    Range1d,
+    Span,
+)
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -103,6 +114,7 @@ def _figure(title: str, label: str, x_range: Range1d, *, height: int, **options:
 def _legend(chart: Any, items: list[tuple[str, list[Any]]]) -> None:
     legend = Legend(items=items, orientation="horizontal", click_policy="hide", background_fill_alpha=0)
     legend.border_line_color = None
+    legend.location, legend.padding, legend.spacing = "left", 0, 12
     legend.label_text_color = _INK
     legend.label_text_font_size = "12px"
     chart.add_layout(legend, "above")
@@ -111,6 +123,7 @@ def _legend(chart: Any, items: list[tuple[str, list[Any]]]) -> None:
 def _latency(source: ColumnDataSource, x_range: Range1d) -> Any:
     # Latency spans decades: on a linear axis a 2 s stall hides everything else.
     chart = _figure("Latency from the intended start", "ms (log)", x_range, height=330, y_axis_type="log")
+    chart.yaxis.formatter = BasicTickFormatter()
     lines = []
     for name in ("max", "p99", "p50"):
         line = chart.line("x", name, source=source, color=_COLOURS[name], line_width=1.6, name=name)
@@ -141,6 +154,11 @@ def _rate(source: ColumnDataSource, series: Series, x_range: Range1d) -> Any:
     return chart
 
 
+def _top() -> Node:
+    """The upper edge of a chart; each place needs one of its own."""
+    return Node(target="frame", symbol="top")
+
+
 def _shade(chart: Any, evidence: Evidence, *, named: bool) -> None:
     """Phases as bands with an edge and a name, faults from injection to heal in red on top."""
     for place, name in enumerate(PHASES):
@@ -153,8 +171,9 @@ def _shade(chart: Any, evidence: Evidence, *, named: bool) -> None:
         band.line_color = None
         chart.add_layout(band)
         if named:
-            label = Label(x=start_s, y=2, y_units="screen", text=name, text_color=_INK, text_font_size="11px")
-            label.x_offset = 4
+            label = Label(
+                x=start_s, y=_top(), text=name, text_color=_INK, text_font_size="11px", x_offset=4, y_offset=-14
+            )
             chart.add_layout(label)
     end_of_faults = evidence.phases.get("faults", (0, 0))[1]
     for fault in evidence.injected[:_FAULTS_MAX]:
@@ -164,7 +183,7 @@ def _shade(chart: Any, evidence: Evidence, *, named: bool) -> None:
         band.line_color, band.line_alpha = _COLOURS["fault"], 0.5
         chart.add_layout(band)
         if named and len(evidence.injected) <= 20:
-            label = Label(x=evidence.seconds(fault.injected_ns), y=0, y_units="screen", angle=1.5708)
-            label.text, label.text_font_size = one_line(fault.fault_id, chars_max=40), "10px"
-            label.text_color, label.x_offset, label.y_offset = _COLOURS["fault"], 12, 18
+            label = Label(x=evidence.seconds(fault.injected_ns), y=_top(), text=one_line(fault.fault_id, chars_max=40))
+            label.text_font_size, label.text_color = "10px", _COLOURS["fault"]
+            label.x_offset, label.y_offset = 3, -28
             chart.add_layout(label)
