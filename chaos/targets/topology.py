@@ -95,7 +95,7 @@ def load_topology(path: Path, overrides: Mapping[str, Any] | None = None) -> Top
         found = cross_check(file, Names(document.data))
         problems += [document.problem(place, text) for place, text in found]
     if problems or file is None:
-        raise ExperimentError(sorted(problems, key=lambda text: _line_of(document, text)))
+        raise ExperimentError(sorted(problems, key=lambda text: _order(document, text)))
     return Topology(path=path.resolve(), file=file, overrides=dict(overrides or {}))
 
 
@@ -135,5 +135,6 @@ def _leave_out(data: Any, place: tuple[str | int, ...]) -> None:
         del data[place[-1]]
 
 
-def _line_of(document: Document, problem: str) -> int:
-    return int(problem.removeprefix(f"{document.path}:").partition(":")[0])
+def _order(document: Document, problem: str) -> tuple[int, str]:
+    line, _, text = problem.removeprefix(f"{document.path}:").partition(":")
+    return int(line), text

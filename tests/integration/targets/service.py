@@ -88,7 +88,7 @@ def main() -> None:
         say("no database to be found")
         sys.exit(3)
     if os.environ.get("OFFSPRING"):
-        subprocess.Popen([sys.executable, "-c", GRANDCHILD], env={}, cwd="/")
+        subprocess.Popen([sys.executable, "-c", GRANDCHILD, *sys.argv[1:]], env={}, cwd="/")
     server = Server(("127.0.0.1", int(os.environ["HOLDFAST_PORT"])), Handler)
     if MODE == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
