@@ -145,4 +145,4 @@ class Server:
         wire = ("\r\n".join(lines) + "\r\n\r\n").encode() + reply.body
         writer.write(wire[:-1] if reply.drop == "midway" else wire)
         await writer.drain()
-        return reply.drop is None and headers.get("connection") != "close"
+        return reply.drop is None  # even when asked to close: that is for the client to do

@@ -16,7 +16,7 @@ CASES = """
 CASES = {cases}
 
 class Visitor(HonestUser):
-    total_timeout_s = 0.4
+    total_timeout_s = 1.0
 
     @task
     def ask(self):
@@ -154,7 +154,7 @@ def test_a_handshake_that_fails_has_sent_nothing(bench: Bench) -> None:
 def test_connections_are_kept_or_fresh_as_asked(bench: Bench, *, keep_alive: bool, most: int | None) -> None:
     """Five users make at most five connections when kept alive, and one a request when not."""
     server = bench.server(lambda _: Reply())
-    text = CASES.format(cases=[("x", "GET")]).replace("total_timeout_s = 0.4", f"keep_alive = {keep_alive}")
+    text = CASES.format(cases=[("x", "GET")]).replace("total_timeout_s = 1.0", f"keep_alive = {keep_alive}")
     process = bench.load(bench.locustfile(text), "--rate", "200", "--users", "5", url=server.url)
     until(lambda: len(server.requests) >= 100)
     process.end()

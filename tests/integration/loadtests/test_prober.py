@@ -24,7 +24,8 @@ def assert_each_client_does_one_thing_at_a_time(pairs: list[tuple[Row, Row]]) ->
 def test_a_gap_can_be_read_back_from_the_history(bench: Bench) -> None:
     """The server is killed for 400 ms: the longest time between successes is that and little more.
 
-    Little more is two intervals and 150 ms for the server to be up again. Each probe sent in the gap is `refused`.
+    Little more is two intervals, 150 ms for the server to be up again, and freezes of the machine. Each probe sent in
+    the gap is `refused`.
     """
     server = bench.server(lambda _: Reply())
     process = bench.prober("--interval", "0.02", url=server.url)
@@ -44,7 +45,8 @@ def test_a_gap_can_be_read_back_from_the_history(bench: Bench) -> None:
     pairs = bench.operations(PROBE)
     successes_ns = sorted(done.t_ns for _, done in pairs if done.type == OK)
     gap_ns = max(after - before for before, after in itertools.pairwise(successes_ns))
-    assert back_ns - dead_ns <= gap_ns <= started_ns - killed_ns + 190_000_000
+    stalled_ns = sum(line["stalled_ns"] for line in ended.said if line["load"] == "hiccup")
+    assert back_ns - dead_ns <= gap_ns <= started_ns - killed_ns + 190_000_000 + stalled_ns
     inside = [done for asked, done in pairs if dead_ns <= asked.t_ns and done.t_ns <= back_ns]
     assert len(inside) >= 18
     assert {(done.type, done.error) for done in inside} == {(FAIL, "refused")}
@@ -64,6 +66,9 @@ def test_probes_keep_their_schedule_while_the_service_hangs(bench: Bench) -> Non
     pairs = bench.operations(PROBE)
     start_ns = pairs[0][0].intended_ns
     assert [asked.intended_ns - start_ns for asked, _ in pairs] == [n * 20_000_000 for n in range(len(pairs))]
+    # A prober that waited for answers would start most probes 300 ms late or more.
+    punctual = [asked for asked, _ in pairs if asked.t_ns - asked.intended_ns < 100_000_000]
+    assert len(punctual) >= 0.8 * len(pairs)
     late = [(asked, done) for asked, done in pairs if done.error == "timeout"]
     assert len(late) >= 20
     assert all(done.t_ns - asked.t_ns >= 290_000_000 for asked, done in late)

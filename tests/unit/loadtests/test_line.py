@@ -83,6 +83,7 @@ def test_an_arrival_due_at_the_end_still_starts_when_its_user_is_free() -> None:
     while time.monotonic_ns() < busy_until_ns:
         continue
     line.close()
+    assert line.started == 1, "when close returns it has started: the users may be taken away now"
     assert user.get(timeout=2) is not None
     assert line.due() == (1, 0)
 
