@@ -45,12 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = f"no command called {name!r}" if name else "no command given"
         sys.stderr.write(f"{said}\n\n{_usage()}\n")
         return EX_USAGE
-    module = importlib.import_module(COMMANDS[name][0])
     try:
-        return int(module.main(arguments, os.environ))
-    except PlatformError as error:
+        return int(importlib.import_module(COMMANDS[name][0]).main(arguments, os.environ))
+    except KeyboardInterrupt:
+        return 130
+    except (PlatformError, OSError) as error:  # of the operating system: a full disk, a missing right
         sys.stderr.write(f"{name}: {error}\n")
-        return error.exit_code
+        return getattr(error, "exit_code", 1)
     except argparse.ArgumentError as error:
         sys.stderr.write(f"{name}: {error}\nSee: python -m system_under_test {name} --help\n")
         return EX_USAGE

@@ -100,6 +100,7 @@ def _listener(port: int, *, retries: bool) -> dict[str, Any]:
     return {
         "name": "clients",
         "address": _loopback(port),
+        "enable_reuse_port": False,  # or a second balancer would share the port in silence
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],

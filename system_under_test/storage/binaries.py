@@ -6,6 +6,7 @@ enter, the unprivileged user cannot reach them: then what is needed (about 20 MB
 
 import importlib.util
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -47,7 +48,7 @@ def provide_binaries(data_dir: Path) -> Binaries:
     """Programs that the server's user can run: the wheel's, or a copy of them.
 
     A copy is kept in `data_dir` where the user can enter it, else in a new folder below the system's temporary one,
-    which is noted in `data_dir/outside.txt` before it is filled.
+    which is noted in `data_dir/outside.txt` before it is made.
 
     Raises:
         PlatformError: the wheel is not installed, or no folder is left that the user can enter.
@@ -100,8 +101,9 @@ def _home_for_copy(data_dir: Path) -> Path:
             f"PostgreSQL cannot run as root, and its unprivileged user can enter neither {data_dir} nor {temporary};"
             " set TMPDIR to a folder that every user can enter"
         )
-    home = Path(tempfile.mkdtemp(prefix="savings-postgres-", dir=temporary))
-    note.write_text(f"{home}\n", encoding="utf-8")
+    home = temporary / f"savings-postgres-{secrets.token_hex(8)}"
+    note.write_text(f"{home}\n", encoding="utf-8")  # before it exists, so that a kill leaves nothing unnoted
+    home.mkdir(mode=0o700)
     os.chown(home, NOBODY, NOBODY)
     return home
 

@@ -110,6 +110,16 @@ class Process:
         """Sends a signal."""
         os.kill(self.pid, number)
 
+    def signal_family(self, number: signal.Signals) -> None:
+        """Sends a signal to the process and to its children."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
+        for pid in (self.pid, *map(int, children)):
+            os.kill(pid, number)
+
+    def program(self) -> Path:
+        """What the process runs now."""
+        return Path(f"/proc/{self.pid}/exe").readlink()
+
     def end(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 15.0) -> int:
         """Sends a signal, waits for the end and gives the exit code; kills what does not end in time, and fails."""
         assert self.running is not None

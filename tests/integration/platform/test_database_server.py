@@ -27,11 +27,6 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def program(pid: int) -> Path:
-    """What a process runs."""
-    return Path(f"/proc/{pid}/exe").readlink()
-
-
 def owner_and_mode(path: Path) -> tuple[int, int]:
     """Uid and permission bits."""
     found = path.stat()
@@ -60,7 +55,7 @@ def temporary() -> Iterator[Path]:
 async def test_the_server_is_the_started_process_and_has_none_of_roots_rights(platform: Platform) -> None:
     """The pid that was started is PostgreSQL, as nobody, in no group, without a capability."""
     pid = platform.postgres.pid
-    assert program(pid).name == "postgres"
+    assert platform.postgres.program().name == "postgres"
     found = status(pid)
     assert found["Uid"].split() == ["65534"] * 4
     assert found["Gid"].split() == ["65534"] * 4
@@ -155,7 +150,7 @@ async def test_it_starts_where_only_root_can_enter_and_says_what_it_put_elsewher
     await asyncio.to_thread(await_true, lambda: stage.is_up(postgres), "the server is up")
     assert await ask(postgres) == 1
     outside = Path((postgres.folder / "outside.txt").read_text(encoding="utf-8").strip())
-    assert program(postgres.pid).is_relative_to(outside)
+    assert postgres.program().is_relative_to(outside)
     assert owner_and_mode(outside) == (65534, 0o500)
     postgres.end(signal.SIGKILL)
     postgres.start()
@@ -176,7 +171,7 @@ async def test_a_copy_of_the_programs_stays_in_the_data_area_where_that_can_be_e
     open_stage = replace(stage, folder=data)
     postgres = open_stage.add("postgres", "postgres", PYTHONPATH=packages_of_root, TMPDIR=str(elsewhere))
     await asyncio.to_thread(await_true, lambda: stage.is_up(postgres), "the server is up")
-    assert program(postgres.pid).is_relative_to(postgres.folder / "binaries")
+    assert postgres.program().is_relative_to(postgres.folder / "binaries")
     assert await ask(postgres) == 1
     assert not list(elsewhere.iterdir())
 

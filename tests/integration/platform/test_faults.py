@@ -124,7 +124,7 @@ async def test_without_retries_a_killed_node_does_cost_requests(platform: Platfo
 async def test_a_keyless_post_is_not_sent_to_a_second_node(
     platform: Platform, stage: Stage, session: aiohttp.ClientSession
 ) -> None:
-    """Log-ins carry no key: at a node that hangs, the first to reach it waits out its time and is not tried again."""
+    """Log-ins carry no key: one that was sent to a node that dies is lost, and not sent to the other node."""
     nodes = [stage.add_portal(f"portal-{number}", platform.postgres) for number in (1, 2)]
     for node in nodes:
         await asyncio.to_thread(await_ready, node)
@@ -133,8 +133,12 @@ async def test_a_keyless_post_is_not_sent_to_a_second_node(
     body = {"email": row["email"], "password": row["password"]}
     nodes[0].send_signal(signal.SIGSTOP)
     url = f"{balancer.outputs()['url']}/v1/sessions"
-    replies = await asyncio.gather(*(send(session, "POST", url, json=body) for _ in range(2)))
-    assert sorted(reply.status for reply in replies) == [201, 504]
+    attempts = [asyncio.create_task(send(session, "POST", url, json=body)) for _ in range(2)]
+    await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+    nodes[0].end(signal.SIGKILL)
+    replies = await asyncio.gather(*attempts)
+    assert sorted(reply.status for reply in replies) == [201, 503]
+    assert {reply.headers.get("Retry-After") for reply in replies} == {None}
     assert retries(balancer) == 0
 
 
@@ -208,6 +212,22 @@ async def test_no_node_left_is_said_at_once_and_honestly(
     assert reply.headers["Content-Type"] == "application/problem+json"
     assert reply.body["status"] == 503
     assert reply.took_s < 0.5
+
+
+async def test_no_node_left_after_a_try_was_sent_promises_nothing(
+    platform: Platform, stage: Stage, session: aiohttp.ClientSession
+) -> None:
+    """The only node hangs with an order sent to it: the balancer's 503 has no Retry-After, it may have happened."""
+    node = stage.add_portal("portal-1", platform.postgres)
+    await asyncio.to_thread(await_ready, node)
+    balancer = await asyncio.to_thread(stage.add_balancer, "balancer", [node])
+    saver = await log_in(session, platform, 18, url=balancer.outputs()["url"])
+    node.send_signal(signal.SIGSTOP)
+    first = await saver.order("deposits", {"amount": 1})
+    assert (first.status, first.headers.get("Retry-After")) == (503, None)
+    assert int(first.headers["x-envoy-attempt-count"]) > 1
+    second = await saver.order("deposits", {"amount": 1})
+    assert (second.status, second.headers.get("Retry-After")) == (503, "1")
 
 
 async def test_a_draining_node_says_so_and_still_serves(
