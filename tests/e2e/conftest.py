@@ -1,0 +1,160 @@
+"""The command line as a user has it: a subprocess, a folder for its runs, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+HOLDFAST = Path(sys.executable).with_name("holdfast")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """How a command ended and the newest run folder it made, if any."""
+
+    returncode: int
+    output: str
+    runs_dir: Path
+
+    @property
+    def run_dir(self) -> Path:
+        return (self.runs_dir / "latest").resolve(strict=True)
+
+    def verdict(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((self.run_dir / "verdict.json").read_text())
+        return result
+
+    def expectation(self, name: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = [one for one in self.verdict()["expectations"] if one["name"] == name]
+        assert len(found) == 1, f"{name} among {[one['name'] for one in self.verdict()['expectations']]}"
+        return found[0]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        lines = (self.run_dir / "events.ndjson").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["kind"] == kind]
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A `holdfast` command that goes on; its output is in a file, so that it never waits for a reader."""
+
+    process: subprocess.Popen[bytes]
+    output_path: Path
+    runs_dir: Path
+
+    def finish(self, *, within_s: float) -> Finished:
+        returncode = self.process.wait(timeout=within_s)
+        return Finished(
+            returncode=returncode, output=self.output_path.read_text(errors="replace"), runs_dir=self.runs_dir
+        )
+
+    def wait_for(self, kind: str, *, within_s: float, **data: object) -> dict[str, Any]:
+        """The first event of that kind with that data, as soon as the run has written it."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.output_path.read_text(errors="replace")
+            for path in self.runs_dir.glob("*/events.ndjson"):
+                for line in path.read_text().splitlines():
+                    event: dict[str, Any] = json.loads(line)
+                    if event["kind"] == kind and data.items() <= event["data"].items():
+                        return event
+            time.sleep(0.02)
+        raise AssertionError(f"no event {kind} {data} within {within_s} s:\n{self.output_path.read_text()}")
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts `holdfast run` on an experiment given as data, with its runs in a folder of the test's own."""
+    begun: list[Running] = []
+
+    def start_run(experiment: dict[str, Any], *options: str, name: str = "experiment") -> Running:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(experiment, sort_keys=False))
+        runs_dir = tmp_path / f"runs-{name}"
+        output_path = tmp_path / f"{name}.out"
+        with output_path.open("wb") as output:
+            process = subprocess.Popen(
+                [HOLDFAST, "run", path, "--out", runs_dir, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=tmp_path,
+            )
+        running = Running(process=process, output_path=output_path, runs_dir=runs_dir)
+        begun.append(running)
+        return running
+
+    yield start_run
+    for running in begun:
+        if running.process.poll() is None:
+            running.process.terminate()
+            running.process.wait(timeout=30)
+
+
+def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A `holdfast` command run to its end."""
+    return subprocess.run([HOLDFAST, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+def left_of(runs_dir: Path) -> list[str]:
+    """Every process that belongs to a run of that folder: by its recorded identity, its mark or its folder."""
+    left = []
+    marks = [
+        f"HOLDFAST_RUN_DIR={path}".encode() for path in runs_dir.glob("*") if path.is_dir() and not path.is_symlink()
+    ]
+    recorded = {
+        (event["data"]["pid"], event["data"]["start_ticks"])
+        for path in runs_dir.glob("*/events.ndjson")
+        for event in map(json.loads, path.read_text().splitlines())
+        if event["kind"] == "instance.started"
+    }
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            environ = (entry / "environ").read_bytes()
+            folder = (entry / "cwd").readlink()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        identified = (int(entry.name), int(stat[19])) in recorded and stat[0] != "Z"
+        if identified or any(mark in environ for mark in marks) or folder.is_relative_to(runs_dir):
+            left.append(f"{entry.name} {(entry / 'comm').read_text().strip()} {stat[0]}")
+    return left
+
+
+def savings(
+    *,
+    faults: Sequence[dict[str, Any]],
+    expect: Sequence[dict[str, Any]],
+    seconds: int = 8,
+    arrivals: str = "150/s",
+    **more: Any,
+) -> dict[str, Any]:
+    """An experiment on the reference platform with phases as short as they still mean something."""
+    return {
+        "title": "a short run for the tests",
+        "target": str(PROJECT / "system_under_test" / "topology.yaml"),
+        "seed": 7,
+        "load": {"locustfile": str(PROJECT / "loadtests" / "savers.py"), "arrivals": arrivals, "users": 40},
+        "phases": {"warmup": "2s", "baseline": "2s", "faults": f"{seconds}s", "recovery": "2s", "quiet": "20s"},
+        "faults": list(faults),
+        "expect": list(expect),
+        **more,
+    }
+
+
+SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM}
