@@ -18,6 +18,8 @@ GUARD_FILE: Final = "guard.json"
 ROSTER_FILE: Final = "processes.ndjson"
 OUTSIDE_FILE: Final = "outside.txt"
 WATCHDOG: Final = "watchdog"
+CHILD: Final = "/child"
+"""After the name of an instance: a process that the instance started itself."""
 
 
 def boot_id() -> str:
@@ -71,6 +73,11 @@ class Started:
     identity: Identity
     stop: str | None
 
+    @property
+    def instance(self) -> str:
+        """The instance, or the command, that the process belongs to."""
+        return self.name.removesuffix(CHILD)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guarded:
@@ -100,7 +107,9 @@ class Guarded:
         data = self.run_dir.resolve() / "data"
         return Belonging(
             run_id=self.run_id,
-            roots=frozenset(it.identity for it in self.started if it.name != WATCHDOG and instance in (None, it.name)),
+            roots=frozenset(
+                it.identity for it in self.started if it.name != WATCHDOG and instance in {None, it.instance}
+            ),
             since_ticks=self.runner.start_ticks,
             folders=(
                 data if instance is None else data / instance,

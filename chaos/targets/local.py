@@ -14,7 +14,7 @@ from chaos.errors import TargetError
 from chaos.leftovers import end_run, members_of
 from chaos.ports import Ports
 from chaos.processes import INSTANCE_MARK, Identity, Process, own_environment, send, spawn, state
-from chaos.roster import Roster
+from chaos.roster import CHILD, Roster
 from chaos.signals import named
 from chaos.targets.commands import Commands, argv_of, ending, last_lines, sweep
 from chaos.targets.observing import observe
@@ -50,8 +50,6 @@ class _Seat:
     env: dict[str, str] = field(default_factory=dict)
     running: _Running | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    offspring: tuple[Identity, ...] = ()
-    """What the instance had started when it became ready, or when it was last asked to end."""
 
 
 def allot(topology: Topology, ports: Ports) -> dict[str, Instance]:
@@ -135,12 +133,12 @@ class LocalTarget:
                 raise TargetError(f"{instance} runs already; stop it first")
             await self._settle(seat)
             # A child that outlived the last process of the instance may still hold its port or its data.
-            sweep(self._roster, instance, known=seat.offspring)
+            sweep(self._roster, instance)
             seat.env.update(env or {})
             running = self._spawn(seat)
             try:
                 await self._await_ready(seat, running)
-                seat.offspring = members_of(self._roster.run_dir, instance)
+                self._register_children(instance, running.process.identity)
             except BaseException:
                 running.expected = True
                 await self._end(seat, grace_s=0)
@@ -277,6 +275,12 @@ class LocalTarget:
         seat.running = running
         return running
 
+    def _register_children(self, instance: str, identity: Identity) -> None:
+        """Writes down what an instance has started itself: should it be killed, its children are known as its own."""
+        for member in members_of(self._roster.run_dir, instance):
+            if member != identity:
+                self._roster.add(f"{instance}{CHILD}", member)
+
     def _log(self, instance: str) -> Path:
         return self._roster.run_dir / "logs" / f"{instance}.log"
 
@@ -355,7 +359,7 @@ class LocalTarget:
         running.expected = True
         identity = running.process.identity
         # While the parent lives its children are still known as such.
-        known = (*seat.offspring, *members_of(self._roster.run_dir, seat.instance.name))
+        known = members_of(self._roster.run_dir, seat.instance.name)
         if not running.watch.done() and grace_s > 0:
             send(identity, named(self._system.role(seat.instance).stop.signal))
             if state(identity) == "T":
