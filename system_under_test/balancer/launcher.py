@@ -65,7 +65,11 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         settings.ready_file,
         {"url": f"http://127.0.0.1:{ports.clients}", "admin_url": f"http://127.0.0.1:{ports.admin}"},
     )
-    kept = {name: value for name, value in environment.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name in {"PATH", "HOME", "LANG", "TMPDIR"} or name.startswith("HOLDFAST_")
+    }
     try:
         os.execve(envoy, [str(envoy), "-c", str(file), *_OPTIONS], kept)  # noqa: S606 - becoming Envoy is the purpose
     except OSError as error:

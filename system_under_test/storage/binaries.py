@@ -44,11 +44,12 @@ class Binaries:
         return str(self.folder / "postgres")
 
 
-def provide_binaries(data_dir: Path) -> Binaries:
+def provide_binaries(data_dir: Path, run_id: str | None = None) -> Binaries:
     """Programs that the server's user can run: the wheel's, or a copy of them.
 
     A copy is kept in `data_dir` where the user can enter it, else in a new folder below the system's temporary one,
-    which is noted in `data_dir/outside.txt` before it is made.
+    which is noted in `data_dir/outside.txt` before it is made; whoever removes the data area removes that too. With
+    `run_id` the folder carries a file `.holdfast-<run_id>`, by which they know it for theirs.
 
     Raises:
         PlatformError: the wheel is not installed, or no folder is left that the user can enter.
@@ -58,7 +59,7 @@ def provide_binaries(data_dir: Path) -> Binaries:
         return Binaries(folder=_bin(packages), user=None)
     if others_can_enter(packages) and _others_can_run(_bin(packages) / "postgres"):
         return Binaries(folder=_bin(packages), user=NOBODY)
-    home = _home_for_copy(data_dir)
+    home = _home_for_copy(data_dir, run_id)
     if not _bin(home).is_dir():
         _copy(packages, home)
     return Binaries(folder=_bin(home), user=NOBODY)
@@ -87,7 +88,7 @@ def _bin(packages: Path) -> Path:
     return packages / _PACKAGE / _INSTALLATION / "bin"
 
 
-def _home_for_copy(data_dir: Path) -> Path:
+def _home_for_copy(data_dir: Path, run_id: str | None) -> Path:
     if others_can_enter(data_dir):
         return data_dir / "binaries"
     note = data_dir / OUTSIDE_NOTE
@@ -104,6 +105,8 @@ def _home_for_copy(data_dir: Path) -> Path:
     home = temporary / f"savings-postgres-{secrets.token_hex(8)}"
     note.write_text(f"{home}\n", encoding="utf-8")  # before it exists, so that a kill leaves nothing unnoted
     home.mkdir(mode=0o700)
+    if run_id is not None:
+        (home / f".holdfast-{run_id}").touch()
     os.chown(home, NOBODY, NOBODY)
     return home
 

@@ -16,6 +16,7 @@ from system_under_test.settings import (
     Arguments,
     ExistingFolder,
     FileToBe,
+    Name,
     PlatformError,
     Port,
     Settings,
@@ -55,6 +56,7 @@ class PostgresSettings(Settings):
     port: Port = Field(alias="HOLDFAST_PORT")
     data_dir: ExistingFolder = Field(alias="HOLDFAST_DATA_DIR")
     ready_file: FileToBe = Field(alias="HOLDFAST_READY_FILE")
+    run_id: Name | None = Field(default=None, alias="HOLDFAST_RUN_ID")
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     )
     parser.parse_args(arguments)
     settings = read_settings(PostgresSettings, environment)
-    binaries = provide_binaries(settings.data_dir)
+    binaries = provide_binaries(settings.data_dir, settings.run_id)
     cluster = open_cluster(settings.data_dir, binaries)
     _await_orphans(cluster.folder)
     outputs = {"dsn": PORTAL, "admin_dsn": OWNER, "auditor_dsn": AUDITOR}

@@ -146,12 +146,14 @@ async def test_it_starts_where_only_root_can_enter_and_says_what_it_put_elsewher
     stage: Stage, packages_of_root: str, temporary: Path
 ) -> None:
     """Programs and data below folders of root: it runs, also after a kill, and `outside.txt` names all it left."""
-    postgres = stage.add("postgres", "postgres", PYTHONPATH=packages_of_root, TMPDIR=str(temporary))
+    environment = {"PYTHONPATH": packages_of_root, "TMPDIR": str(temporary), "HOLDFAST_RUN_ID": "run-7"}
+    postgres = stage.add("postgres", "postgres", **environment)
     await asyncio.to_thread(await_true, lambda: stage.is_up(postgres), "the server is up")
     assert await ask(postgres) == 1
     outside = Path((postgres.folder / "outside.txt").read_text(encoding="utf-8").strip())
     assert postgres.program().is_relative_to(outside)
     assert owner_and_mode(outside) == (65534, 0o500)
+    assert (outside / ".holdfast-run-7").is_file()
     postgres.end(signal.SIGKILL)
     postgres.start()
     await asyncio.to_thread(await_true, lambda: stage.is_up(postgres), "the server is up again")
