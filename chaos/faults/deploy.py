@@ -17,7 +17,7 @@ from chaos.errors import TargetError
 from chaos.faults.fault import FAULTS, Proof, RoleShape, Scene
 from chaos.faults.restart import restart_steps, runs, who_runs
 from chaos.faults.victims import find_role
-from chaos.processes import Identity, alive
+from chaos.processes import Identity
 from chaos.targets.models import EnvValue
 from chaos.undo import Step
 from metrics.units import Seconds
@@ -27,7 +27,7 @@ _VERSION: Final = "VERSION"
 _EACH_S: Final = 4.0
 """What replacing one instance takes, roughly; used only to plan other faults around it."""
 _BEFORE: Final = "before"
-_ROLLED_BACK: Final = "rolled_back"
+_TOUCHED: Final = "touched"
 
 
 @FAULTS.register("deploy")
@@ -76,10 +76,12 @@ class Deploy:
         """Replaces one after the other; each is ready before the next one is stopped."""
         victims = who_runs(scene)
         scene.notes[_BEFORE] = {name: _settings(identity, tuple(self.env)) for name, identity in victims.items()}
+        scene.notes[_TOUCHED] = []
         scene.took_hold()
         for name in scene.instances:
             if name != scene.instances[0]:
                 await asyncio.sleep(self.pause_between_s)
+            scene.notes[_TOUCHED].append(name)  # before the first signal: healing may come at any time
             await _replace(scene, name, self.env)
 
     async def effect(self, scene: Scene) -> Proof:
@@ -88,14 +90,11 @@ class Deploy:
         return await self._all_are(scene, wanted, renewed=True)
 
     async def heal(self, scene: Scene) -> None:
-        """Rolls back what was replaced or stands still, to the settings of before."""
-        done: set[str] = scene.notes.setdefault(_ROLLED_BACK, set())
-        for name in scene.instances:
-            identity = scene.target.identity(name)
-            untouched = identity is not None and identity == scene.before[name] and alive(identity)
-            if name not in done and not untouched:
-                await _replace(scene, name, scene.notes[_BEFORE][name])
-                done.add(name)
+        """Rolls back what was replaced, or was about to be, to the settings of before."""
+        touched: list[str] = scene.notes.get(_TOUCHED, [])
+        while touched:
+            await _replace(scene, touched[-1], scene.notes[_BEFORE][touched[-1]])
+            touched.pop()
 
     async def heal_proof(self, scene: Scene) -> Proof:
         """Every instance is ready, and all report one version."""

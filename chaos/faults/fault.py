@@ -50,7 +50,7 @@ class Scene:
     before: Mapping[str, Identity | None]
     took_hold: Callable[[], None] = lambda: None
     """Called by an injection that takes long, at the moment it begins to bite; otherwise its end counts."""
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[Any, Any] = field(default_factory=dict)
     """What an injection learns and a proof needs: exit statuses, for example."""
 
     @classmethod

@@ -9,9 +9,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from chaos.faults.fault import FAULTS, Proof, Scene
-from chaos.faults.restart import gone, restart_missing, restart_steps, restarted, who_runs
+from chaos.faults.restart import gone, restart_missing, restart_steps, restarted, signal_all
 from chaos.faults.victims import Victims
-from chaos.processes import send
 from chaos.undo import Step
 from metrics.units import PositiveSeconds
 
@@ -42,12 +41,10 @@ class Kill(Victims):
 
     async def inject(self, scene: Scene) -> None:
         """Sends SIGKILL to all at once and waits until they are gone."""
-        victims = who_runs(scene)
-        for identity in victims.values():
-            send(identity, signal.SIGKILL)
+        signal_all(scene, signal.SIGKILL)
         scene.took_hold()
         # Straight after the signals, so that the driver knows these exits as intended before it notices them.
-        await asyncio.gather(*(scene.target.expect_exit(name, within_s=_EXIT_WITHIN_S) for name in victims))
+        await asyncio.gather(*(scene.target.expect_exit(name, within_s=_EXIT_WITHIN_S) for name in scene.instances))
 
     async def effect(self, scene: Scene) -> Proof:
         """None of the processes that ran before is there any more."""

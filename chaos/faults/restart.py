@@ -1,11 +1,17 @@
 """What the faults that end processes share: who ran, who is gone, and starting them again."""
 
 import asyncio
+import signal
+from typing import Final
 
 from chaos.errors import TargetError
 from chaos.faults.fault import Proof, Scene
-from chaos.processes import Identity, alive
+from chaos.processes import Identity, alive, send
 from chaos.undo import Step, start_step
+
+_SIGNALLED: Final = "signalled"
+_DYING_S: Final = 2.0
+"""How long a process that was told to end may take before healing ends it for good."""
 
 
 def who_runs(scene: Scene) -> dict[str, Identity]:
@@ -23,6 +29,14 @@ def who_runs(scene: Scene) -> dict[str, Identity]:
     return running
 
 
+def signal_all(scene: Scene, signum: signal.Signals) -> None:
+    """Sends a deadly signal to every instance at once, and remembers to whom: they must come back as new processes."""
+    victims = who_runs(scene)
+    scene.notes[_SIGNALLED] = list(victims)  # before the first one is sent: healing may come at any time
+    for identity in victims.values():
+        send(identity, signum)
+
+
 def restart_steps(scene: Scene) -> list[Step]:
     """The undo record: start each instance."""
     return [start_step(name) for name in scene.instances]
@@ -32,31 +46,37 @@ def gone(scene: Scene) -> Proof:
     """Whether every process that was an instance before has ended."""
     left = [name for name, identity in scene.before.items() if identity is not None and alive(identity)]
     ended = {name: identity.pid for name, identity in scene.before.items() if identity is not None}
-    return Proof(proven=not left and bool(ended), evidence={"gone": ended, "still_there": left, **scene.notes})
+    return Proof(proven=not left and bool(ended), evidence={"gone": ended, "still_there": left})
 
 
 async def restart_missing(scene: Scene) -> None:
-    """Starts, at the same time, the scene's instances that do not run now."""
-    missing = [name for name in scene.instances if not runs(scene, name)]
-    results = await asyncio.gather(*(scene.target.start_instance(name) for name in missing), return_exceptions=True)
+    """Starts, at the same time, the scene's instances that do not run; those still on their way out are awaited."""
+    results = await asyncio.gather(*(_restart(scene, name) for name in scene.instances), return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
     if failures:  # all were tried; one that fails does not keep the others down
         raise failures[0]
 
 
 async def restarted(scene: Scene) -> Proof:
-    """Whether every instance is ready as another process than before."""
+    """Whether every instance is ready, and those that were told to end are other processes than before."""
     now = {name: scene.target.identity(name) for name in scene.instances}
-    renewed = {
-        name: identity.pid
-        for name, identity in now.items()
-        if identity is not None and identity != scene.before[name] and alive(identity)
-    }
-    ready = [name for name in renewed if await scene.target.is_ready(name)]
-    return Proof(proven=len(ready) == len(scene.instances), evidence={"pids": renewed, "ready": ready})
+    dying = [name for name in scene.notes.get(_SIGNALLED, ()) if now[name] == scene.before[name]]
+    pids = {name: identity.pid for name, identity in now.items() if identity is not None and alive(identity)}
+    ready = [name for name in pids if name not in dying and await scene.target.is_ready(name)]
+    return Proof(proven=len(ready) == len(scene.instances), evidence={"pids": pids, "ready": ready, "dying": dying})
 
 
 def runs(scene: Scene, name: str) -> bool:
     """Whether the instance has a living process now."""
     identity = scene.target.identity(name)
     return identity is not None and alive(identity)
+
+
+async def _restart(scene: Scene, name: str) -> None:
+    signalled = name in scene.notes.get(_SIGNALLED, ())
+    dying = signalled and scene.target.identity(name) == scene.before[name]
+    # Dying: the injection was cut off between the signal and the exit.
+    if dying and not await scene.target.expect_exit(name, within_s=_DYING_S):
+        await scene.target.stop_instance(name)
+    if not runs(scene, name):
+        await scene.target.start_instance(name)

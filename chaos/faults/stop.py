@@ -4,16 +4,17 @@ import asyncio
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
 from chaos.faults.fault import FAULTS, Proof, Scene
-from chaos.faults.restart import gone, restart_missing, restart_steps, restarted, who_runs
+from chaos.faults.restart import gone, restart_missing, restart_steps, restarted, signal_all
 from chaos.faults.victims import Victims
-from chaos.processes import send
 from chaos.undo import Step
 from metrics.units import PositiveSeconds
+
+_BY_ITSELF: Final = "by_itself"
 
 
 @FAULTS.register("stop")
@@ -44,18 +45,17 @@ class Stop(Victims):
 
     async def inject(self, scene: Scene) -> None:
         """Sends SIGTERM to all at once and waits for their exits."""
-        victims = who_runs(scene)
-        for identity in victims.values():
-            send(identity, signal.SIGTERM)
+        signal_all(scene, signal.SIGTERM)
         scene.took_hold()
         # Straight after the signals, so that the driver knows these exits as intended before it notices them.
-        await asyncio.gather(*(self._await_exit(scene, name) for name in victims))
+        await asyncio.gather(*(self._await_exit(scene, name) for name in scene.instances))
 
     async def effect(self, scene: Scene) -> Proof:
         """Every process that ran before has ended, and by itself."""
         seen = gone(scene)
-        by_itself = all(scene.notes.get(f"{name} exited by itself", False) for name in scene.instances)
-        return Proof(proven=seen.proven and by_itself, evidence=seen.evidence)
+        by_itself = {name: bool(scene.notes.get((name, _BY_ITSELF))) for name in scene.instances}
+        evidence = {**seen.evidence, "exited_by_itself": by_itself}
+        return Proof(proven=seen.proven and all(by_itself.values()), evidence=evidence)
 
     async def heal(self, scene: Scene) -> None:
         """Starts those that do not run."""
@@ -67,6 +67,6 @@ class Stop(Victims):
 
     async def _await_exit(self, scene: Scene, name: str) -> None:
         by_itself = await scene.target.expect_exit(name, within_s=self.within_s)
-        scene.notes[f"{name} exited by itself"] = by_itself
+        scene.notes[name, _BY_ITSELF] = by_itself
         if not by_itself:
             await scene.target.stop_instance(name)

@@ -1,0 +1,242 @@
+"""What every registered fault promises, played on real processes: a new fault is covered on arrival.
+
+Each fault is built from its own `example`. One small system serves all tests; every test leaves it healed.
+"""
+
+import asyncio
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import structlog
+from pydantic import TypeAdapter
+
+from chaos.engine.play import Stage
+from chaos.faults.fault import FAULTS, Fault, Proof, Scene
+from chaos.parameters import written_as
+from chaos.planner import Occurrence, shapes
+from chaos.processes import alive, state
+from chaos.targets.opening import OpenTarget, open_target
+from chaos.targets.target import Target
+from chaos.targets.topology import Topology, load_topology
+from chaos.undo import UndoLog, pending
+from metrics.events import Event, EventLog, read_events
+
+SYSTEM = Path(__file__).parent.parent / "integration" / "engine" / "system" / "topology.yaml"
+DIES_HALF_WAY = Path(__file__).parent / "half_way.py"
+LIMIT_S = 10.0
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("name", list(FAULTS))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """The system that all tests share."""
+
+    topology: Topology
+    target: Target
+    run_dir: Path
+    stage: Stage
+
+    def fault(self, name: str) -> Fault:
+        """The fault of its own example, but held for a moment only."""
+        example = {key: "300ms" if value == "3s" else value for key, value in FAULTS[name].example.items()}
+        fault: Fault = TypeAdapter(written_as(FAULTS[name])).validate_python(example)
+        return fault
+
+    def victims(self, name: str, seed: int) -> tuple[str, ...]:
+        return self.fault(name).choose(shapes(self.topology), frozenset(), random.Random(seed))  # noqa: S311
+
+    def occurrence(self, name: str, fault_id: str) -> Occurrence:
+        return Occurrence(
+            fault_id=fault_id, name=name, fault=self.fault(name), at_s=0.0, instances=self.victims(name, 7), params={}
+        )
+
+    def events(self, fault_id: str) -> dict[str, Event]:
+        return {event.kind: event for event in read_events(self.run_dir) if event.fault_id == fault_id}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """Starts the small system once; afterwards nothing of it may be left."""
+    run_dir = tmp_path_factory.mktemp("run")
+    topology = load_topology(SYSTEM)
+    events, undo = EventLog(run_dir), UndoLog(run_dir)
+    opened: OpenTarget[Target] = await open_target(
+        topology, run_dir=run_dir, run_id="contract", events=events, runs_dir=run_dir, attach="never"
+    )
+    try:
+        await opened.target.start()
+        stage = Stage(target=opened.target, events=events, undo=undo, log=structlog.get_logger())
+        yield House(topology=topology, target=opened.target, run_dir=run_dir, stage=stage)
+    finally:
+        left = await opened.target.stop()
+        await opened.close()
+        events.close()
+        undo.close()
+    assert left == ()
+
+
+async def prove(look: Callable[[Scene], Any], scene: Scene) -> Proof:
+    """Looks until it is proven."""
+    proof = Proof(proven=False, evidence={})
+    async with asyncio.timeout(LIMIT_S):
+        while not proof.proven:
+            proof = await look(scene)
+            await asyncio.sleep(0.01)
+    return proof
+
+
+async def test_a_fault_is_not_in_force_before_and_seen_in_force_after_its_injection(house: House, name: str) -> None:
+    """The proof of the effect must be able to say no: it is asked before the injection as well."""
+    fault, victims = house.fault(name), house.victims(name, 1)
+    scene = Scene.open(fault_id=f"{name}-1", target=house.target, instances=victims)
+
+    assert (await fault.effect(scene)).proven is False
+    try:
+        await fault.inject(scene)
+        assert (await prove(fault.effect, scene)).evidence
+    finally:
+        await fault.heal(scene)
+        await prove(fault.heal_proof, scene)
+
+
+async def test_healing_is_not_proven_while_in_force_and_may_be_repeated(house: House, name: str) -> None:
+    """Healed twice, and once more when nothing is in force; the victims are ready and not stopped afterwards."""
+    fault = house.fault(name)
+    scene = Scene.open(fault_id=f"{name}-2", target=house.target, instances=house.victims(name, 2))
+    await fault.inject(scene)
+    if fault.heal_after_s is not None:
+        assert (await fault.heal_proof(scene)).proven is False
+    await fault.heal(scene)
+    await prove(fault.heal_proof, scene)
+    after = {instance: house.target.identity(instance) for instance in scene.instances}
+    await fault.heal(scene)
+    await prove(fault.heal_proof, scene)
+
+    assert after == {instance: house.target.identity(instance) for instance in scene.instances}
+    assert await everyone_serves(house.target)
+
+
+async def test_a_fault_that_is_played_writes_its_undo_record_first_and_is_done_at_the_end(
+    house: House, name: str
+) -> None:
+    """The events of one occurrence are in the order of its life, and nothing is pending at the end."""
+    fault_id = f"{name}-3"
+    await house.stage.play(house.occurrence(name, fault_id))
+
+    events = house.events(fault_id)
+    assert list(events) == [
+        "fault.undo_recorded",
+        "fault.injected",
+        "fault.effect",
+        "fault.healed",
+        "fault.heal_proven",
+    ]
+    assert events["fault.effect"].data["proven"] is True
+    assert events["fault.heal_proven"].data["proven"] is True
+    assert fault_id not in {record.fault_id for record in pending(house.run_dir)}
+    assert house.stage.left == {}
+
+
+@pytest.mark.parametrize("moment", ["fault.undo_recorded", "fault.injected"])
+async def test_a_fault_that_is_cancelled_half_way_is_healed(house: House, name: str, moment: str) -> None:
+    """Cancelled as soon as the event is written, and again while healing: the second one must not break it."""
+    fault_id = f"{name}-{moment}"
+    playing = asyncio.create_task(house.stage.play(house.occurrence(name, fault_id)))
+    async with asyncio.timeout(LIMIT_S):
+        while moment not in house.events(fault_id):  # noqa: ASYNC110  (a file has no event to await)
+            await asyncio.sleep(0)
+    playing.cancel()
+    await asyncio.sleep(0.01)
+    playing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await playing
+
+    assert house.events(fault_id)["fault.heal_proven"].data["proven"] is True
+    assert fault_id not in {record.fault_id for record in pending(house.run_dir)}
+    assert await everyone_serves(house.target)
+
+
+async def test_the_same_seed_takes_the_same_victims(house: House, name: str) -> None:
+    """Twice from one seed; other seeds must come to other victims where the fault leaves anything to chance."""
+    assert house.victims(name, 5) == house.victims(name, 5)
+    others = {house.victims(name, seed) for seed in range(50)}
+    everyone = {instance.name for instance in house.target.instances("portal")}
+    assert len(others) > 1 or set(house.victims(name, 5)) == everyone
+
+
+async def test_a_fault_of_a_killed_runner_is_undone_by_another_process_from_its_record_alone(
+    house: House, name: str, tmp_path: Path
+) -> None:
+    """A runner injects it into a target that is up and is killed; its watchdog has nothing but the record."""
+    runs_dir = tmp_path / "runs"
+    topology = house.topology.path
+    up = await spawn("-c", "from chaos.cli import main; main()", "up", str(topology), "--out", str(runs_dir))
+    try:
+        await read_until(up, b"is up at")
+        runner = await spawn(str(DIES_HALF_WAY), name, str(topology), str(runs_dir))
+        await read_until(runner, b"injected")
+        runner.kill()
+        await runner.wait()
+        async with asyncio.timeout(LIMIT_S):
+            while pending(runs_dir / "half-way"):  # noqa: ASYNC110  (written by another process)
+                await asyncio.sleep(0.02)
+        assert await everyone_in(house.topology, runs_dir, tmp_path)
+    finally:
+        up.terminate()
+        await up.wait()
+
+
+async def everyone_in(topology: Topology, runs_dir: Path, tmp_path: Path) -> bool:
+    """Attaches to the target that is up and looks at every instance, for as long as the dead runner's line is held."""
+    run_dir = tmp_path / "look"
+    run_dir.mkdir()
+    events = EventLog(run_dir)
+    opened = await open_target(
+        topology, run_dir=run_dir, run_id="look", events=events, runs_dir=runs_dir, attach="always"
+    )
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while not await everyone_serves(opened.target):  # noqa: ASYNC110  (seen from outside only)
+                await asyncio.sleep(0.02)
+        return True
+    finally:
+        await opened.target.stop()
+        await opened.close()
+        events.close()
+
+
+async def everyone_serves(target: Target) -> bool:
+    """Whether every portal runs, is not stopped, and is ready."""
+    for instance in target.instances("portal"):
+        identity = target.identity(instance.name)
+        if (
+            identity is None
+            or not alive(identity)
+            or state(identity) == "T"
+            or not await target.is_ready(instance.name)
+        ):
+            return False
+    return True
+
+
+async def spawn(*arguments: str) -> asyncio.subprocess.Process:
+    """Python in a process of its own."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+    )
+
+
+async def read_until(process: asyncio.subprocess.Process, text: bytes) -> None:
+    """Reads the output of a process until a line holds `text`."""
+    assert process.stdout is not None
+    async with asyncio.timeout(LIMIT_S):
+        while text not in (line := await process.stdout.readline()):
+            assert line, f"ended before it said {text!r}"
