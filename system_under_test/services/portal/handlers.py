@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -141,13 +142,14 @@ class Handlers:
             self._log_ins -= 1
 
 
+_COUNT: Final = re.compile(r"[0-9]{1,6}")
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="savings"'}
 
 
 def attempt_of(request: web.Request) -> int:
     """Which try of the balancer this is, from 1; 1 as well when it does not say."""
     text = request.headers.get("x-envoy-attempt-count", "1")
-    return int(text) if text.isascii() and text.isdigit() else 1
+    return int(text) if _COUNT.fullmatch(text) else 1
 
 
 def _expired() -> Problem:

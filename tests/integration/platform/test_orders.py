@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -143,6 +144,27 @@ async def test_a_wrong_password_and_an_unknown_address_are_refused_alike(
         assert reply.status == 401
         documents.append(reply.body)
     assert documents[0] == documents[1]
+
+
+@pytest.mark.parametrize(
+    "email", ["", "nobody", "no\0body@savings.example", "a@b@c", "x" * 300 + "@savings.example", 5]
+)
+async def test_a_malformed_address_is_refused_before_the_database_sees_it(
+    platform: Platform, session: aiohttp.ClientSession, email: Any
+) -> None:
+    """Each as a log-in's address: 400 that names the field."""
+    reply = await send(session, "POST", f"{platform.url}/v1/sessions", json={"email": email, "password": "x"})
+    assert (reply.status, reply.body["type"], reply.body["field"]) == (400, "invalid-field", "email")
+
+
+@pytest.mark.parametrize("said", ["", "-1", "two", "9" * 5000, "²"])
+async def test_a_nonsense_count_of_tries_is_taken_for_the_first(
+    customer: Customer, platform: Platform, said: str
+) -> None:
+    """Sends each to a node as x-envoy-attempt-count: the order is carried out."""
+    direct = replace(customer, url=f"http://127.0.0.1:{platform.portals[0].port}")
+    reply = await direct.order("deposits", {"amount": 1}, **{"x-envoy-attempt-count": said})
+    assert reply.status == 201
 
 
 async def test_unknown_paths_and_methods_get_problem_documents(
