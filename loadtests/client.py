@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn
 
 from gevent import GreenletExit
+from gevent.lock import BoundedSemaphore
 from locust import User
 from locust.exception import StopUser
 
@@ -31,6 +32,7 @@ from metrics.history import OK, Operation
 
 _PATH: Final = re.compile(r"/[\x21-\x7e]*")
 _LINE_BREAK: Final = re.compile(r"[\r\n\0]")
+LOG_INS_AT_ONCE: Final = 8
 UNFINISHED: Final = "unfinished"
 """The error of a request that was still in flight when the load was ended for good."""
 
@@ -45,6 +47,8 @@ class Load:
     seed: int
     ready_by_s: float
     """CLOCK_MONOTONIC in seconds until which users may try to log in."""
+    entrance: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(LOG_INS_AT_ONCE))
+    """Hold it while logging in: checking a password is slow on purpose, and a crowd of log-ins would time out."""
     users: int = 0
     given_up: str | None = None
     """Why a user cannot take part; ends the load before it begins."""

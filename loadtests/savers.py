@@ -63,7 +63,7 @@ class Saver(HonestUser):
             self.give_up(str(error))
         account = known[self.number % len(known)]
         body = {"email": account.email, "password": account.password}
-        while not (answer := self.client.post("/v1/sessions", f="login", body=body)).ok:
+        while not (answer := self._log_in(body)).ok:
             if time.monotonic() >= self.load.ready_by_s or 400 <= answer.status < 500:
                 self.give_up(f"{account.email} cannot log in: {answer.error}")
             gevent.sleep(_LOG_IN_PAUSE_S)
@@ -84,6 +84,10 @@ class Saver(HonestUser):
             key=intent.key,
             value={"amount": intent.amount, **self.asked},
         )
+
+    def _log_in(self, body: dict[str, str]) -> Answer:
+        with self.load.entrance:
+            return self.client.post("/v1/sessions", f="login", body=body)
 
     def _token(self, answer: Answer) -> Any:
         token = answer.json().get("token")

@@ -135,6 +135,18 @@ def test_without_usable_accounts_the_load_does_not_begin(bench: Bench) -> None:
         assert "Traceback" not in ended.stderr
 
 
+def test_a_service_that_takes_no_log_in_in_time_is_named_with_the_reason(bench: Bench, accounts: Path) -> None:
+    """503 to every log-in: exit 1 after the time to become ready, with the last answer."""
+    assert accounts.exists()
+    server = bench.server(lambda _: Reply(status=503))
+    arguments = ("--rate", "50", "--users", "4", "--ready-within", "1")
+    ended = bench.load("loadtests/savers.py", *arguments, url=server.url).end(by=None)
+    assert ended.code == 1
+    assert "0 of 4 users are ready" in ended.stderr
+    assert "http-503" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_told_to_end_while_users_log_in_it_ends_in_order(bench: Bench, accounts: Path) -> None:
     """A service that refuses every log-in for now, and SIGTERM: exit 0, no `ready`, the tries are in the history."""
     assert accounts.exists()
