@@ -4,7 +4,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 from chaos.errors import HealError, TargetError
 from chaos.processes import Identity, alive, kill_all, send
 from chaos.roster import GUARD_FILE, Guarded, read_guarded, remove_data
-from chaos.undo import Starter, UndoLog, carry_out, read_undo
+from chaos.undo import STEP_LIMIT_S, Starter, Step, UndoLog, carry_out, read_undo
 from metrics.events import EventLog
 
 HEAL_LIMIT_S: Final = 2.0
@@ -21,6 +21,7 @@ KILL_LIMIT_S: Final = 1.5
 """Together below the 5 s within which nothing of a dead run may be left."""
 _SETTLE_S: Final = 0.1
 _POLL_S: Final = 0.01
+_STEP_AT_LEAST_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,51 +87,69 @@ def clean_up(run_dir: Path, *, by: str) -> tuple[str, ...]:
     The runner must be dead. Goes on whatever fails: each failure is one text of the result.
     """
     guarded = _guarded(run_dir)
-    events = EventLog(run_dir)
-    try:
-        taken_back, left = _take_back(guarded)
-        killed, survivors = _end_processes(guarded)
+    left: list[str] = []
+    taken_back: list[str] = []
+    killed: list[Identity] = []
+    with _going_on(left, "taking back faults"):
+        _take_back(guarded, taken_back, left)
+    with _going_on(left, "ending processes"):
+        survivors = _end_processes(guarded, killed)
         left += [f"process {it.pid} would not end; kill -9 {it.pid}" for it in survivors]
+    with _going_on(left, "removing data"):
         if guarded.socket is None:
             # A run attached to an `up` target has no data of its own.
             left += remove_data(run_dir, guarded.run_id)
-        events.append("watchdog.acted", by=by, undone=taken_back, killed=killed)
-        events.append("run.ended", outcome="error", signal=None, left=left)
-    finally:
-        events.close()
+    with _going_on(left, "writing events"):
+        events = EventLog(run_dir)
+        try:
+            events.append("watchdog.acted", by=by, undone=taken_back, killed=len(killed))
+            events.append("run.ended", outcome="error", signal=None, left=left)
+        finally:
+            events.close()
     return tuple(left)
 
 
-def _take_back(guarded: Guarded) -> tuple[list[str], list[str]]:
-    """Carries out pending records, newest first: what was done, and what is left."""
+@contextlib.contextmanager
+def _going_on(left: list[str], what: str) -> Iterator[None]:
+    """Turns any failure inside into a text: nobody comes after us to do the rest."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # see above
+        left.append(f"{what}: {type(error).__name__}: {error}; run `holdfast heal` when that is mended")
+
+
+def _take_back(guarded: Guarded, did: list[str], left: list[str]) -> None:
+    """Carries out pending records, newest first; says what was done and what is left."""
     state = read_undo(guarded.run_dir)
-    did: list[str] = []
-    left = list(state.damaged)
+    left += state.damaged
     if not state.pending:
-        return did, left
+        return
     starter = _starter(guarded.socket) if guarded.socket else None
     deadline = time.monotonic() + HEAL_LIMIT_S
     log = UndoLog(guarded.run_dir)
     try:
         for record in state.pending:
-            failed = []
+            failed: list[str] = []
             # Like the records, the steps of one are taken back from the last to the first.
             for step in reversed(record.steps):
-                bounded = {**step, "within_s": min(step.get("within_s", 1.0), max(0.1, deadline - time.monotonic()))}
-                try:
-                    did.append(carry_out(bounded, starter))
-                except HealError as error:
-                    failed.append(f"{record.fault_id}: {error}")
+                with _going_on(failed, record.fault_id):
+                    did.append(carry_out(_bounded(step, deadline), starter))
             left += failed
             if not failed:
-                log.done(record.fault_id)
+                with _going_on(left, record.fault_id):
+                    log.done(record.fault_id)
     finally:
         log.close()
-    return did, left
 
 
-def _end_processes(guarded: Guarded) -> tuple[int, tuple[Identity, ...]]:
-    """How many processes were ended, and those that would not end.
+def _bounded(step: Step, deadline: float) -> Step:
+    """The step with a limit that keeps the whole within its time."""
+    rest_s = max(_STEP_AT_LEAST_S, deadline - time.monotonic())
+    return {**step, "within_s": min(float(step.get("within_s", STEP_LIMIT_S)), rest_s)}
+
+
+def _end_processes(guarded: Guarded, killed: list[Identity]) -> tuple[Identity, ...]:
+    """Ends every process of the run and lists them in `killed`; gives those that would not end.
 
     It looks once more after a moment: a process forked by the runner just before its death may not have become
     recognisable at the first look.
@@ -147,7 +166,8 @@ def _end_processes(guarded: Guarded) -> tuple[int, tuple[Identity, ...]]:
     if not survivors:
         time.sleep(_SETTLE_S)
         survivors = kill_all(find, within_s=KILL_LIMIT_S)
-    return len(seen) - len(survivors), survivors
+    killed += seen - set(survivors)
+    return survivors
 
 
 def _ask_to_end(guarded: Guarded) -> None:

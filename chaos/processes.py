@@ -373,7 +373,9 @@ def reap_adopted(identities: Iterable[Identity]) -> None:
             continue
         stat = read_stat(identity.pid)
         if stat and stat.identity == identity and stat.parent == os.getpid() and stat.state in _DEAD_STATES:
-            os.waitpid(identity.pid, os.WNOHANG)
+            # Whoever shares this process with us may have reaped it just now.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(identity.pid, os.WNOHANG)
 
 
 def own_environment() -> dict[str, str]:

@@ -19,7 +19,7 @@ from chaos.errors import HealError
 from chaos.leftovers import heal_run, leftovers
 from chaos.ports import FIRST_PORT, LAST_PORT, hold_ports
 from chaos.processes import Identity, alive, identify, python_environment, send
-from chaos.undo import pending
+from chaos.undo import pending, read_undo
 from metrics.events import read_events
 from tests.integration.targets.workshop import Workshop, until
 
@@ -87,6 +87,48 @@ async def test_a_killed_runner_leaves_nothing_within_five_seconds(workshop: Work
         f"SIGCONT to process {said['frozen']}",
     ]
     assert last[1].data == {"outcome": "error", "signal": None, "left": []}
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.1, 0.2, 0.3])
+async def test_a_runner_killed_while_it_starts_leaves_nothing(workshop: Workshop, after_s: float) -> None:
+    """SIGKILL some time after the watchdog stands by: between spawning and registering, waiting, or when ready."""
+    path = web(workshop)
+    runner = await asyncio.create_subprocess_exec(
+        sys.executable,
+        RUNNER,
+        path,
+        workshop.runs_dir,
+        workshop.token,
+        stdout=subprocess.PIPE,
+        env=python_environment(),
+    )
+    run_dir = workshop.runs_dir / workshop.token
+    roster = run_dir / "processes.ndjson"
+    await until(lambda: roster.exists() and roster.read_bytes().count(b"\n") > (1 if after_s else 0), within_s=10)
+    await asyncio.sleep(after_s)
+    runner.kill()
+    await runner.communicate()
+    await until(lambda: workshop.left() == [], within_s=GONE_WITHIN_S)
+    assert not (run_dir / "data").exists()
+
+
+async def test_clearing_up_goes_on_whatever_fails(workshop: Workshop) -> None:
+    """An undo step that cannot work, and a damaged line: both are told; processes and data are gone all the same."""
+    async with running(workshop, web(workshop), workshop.token) as (runner, said):
+        run_dir = workshop.runs_dir / workshop.token
+        with (run_dir / "undo.ndjson").open("a") as undo:
+            undo.write('garbage\n{"fault_id": "x-1", "steps": [{"do": "http", "url": "http://127.0.0.1:1/"}, 5]}\n')
+        watchdog = known(said["watchdog"])
+        runner.kill()
+        await until(lambda: not alive(watchdog), within_s=GONE_WITHIN_S)
+        assert workshop.left() == []
+        assert not (run_dir / "data").exists()
+    left = list(read_events(run_dir))[-1].data["left"]
+    assert len(left) == 3
+    assert "undo.ndjson:3: not an undo record" in left[0]
+    assert left[1].startswith("x-1: TypeError: ")
+    assert left[2].startswith("x-1: HealError: undo step failed: POST http://127.0.0.1:1/: ")
+    assert [record.fault_id for record in read_undo(run_dir).pending] == ["x-1"]
 
 
 async def test_a_watchdog_outlives_the_signals_of_a_terminal(workshop: Workshop) -> None:
