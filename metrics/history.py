@@ -196,12 +196,37 @@ def _read_batches(path: Path) -> Iterator[list[Row] | Torn]:
             return
         try:
             batch = [Row(*row) for row in msgpack.unpackb(payload)]
+            _check_types(batch)
         except (ValueError, TypeError) as error:
             # The checksum holds, so it was written so: by something that is no recorder of this format.
             yield Torn(path.name, offset, f"batch holds no rows: {error}")
             return
         yield batch
         offset += _HEADER.size + length
+
+
+_NUMBERS = (0, 1, 2, 3, 4, 10)
+_TEXTS = (6, 7, 8, 9)
+_NUMBER_MAX = (1 << 63) - 1
+
+
+def _check_types(rows: list[Row]) -> None:
+    """Looks at whole columns, which costs a fraction of looking at each field.
+
+    Raises:
+        ValueError: a field has another type or size than its column.
+    """
+    columns = list(zip(*rows, strict=True))
+    if not columns:
+        return
+    for place, name in enumerate(Row._fields):
+        allowed = {int} if place in _NUMBERS else {str, type(None)} if place in _TEXTS else {str}
+        if not set(map(type, columns[place])) <= allowed:
+            raise ValueError(f"{name} has a value of another type")
+        if place in _NUMBERS and not -_NUMBER_MAX <= min(columns[place]) <= max(columns[place]) <= _NUMBER_MAX:
+            raise ValueError(f"{name} has a value out of range")
+    if not INVOKE <= min(columns[4]) <= max(columns[4]) <= INFO:
+        raise ValueError(f"type is none of {', '.join(TYPES)}")
 
 
 def to_table(rows: list[Row], phases: Mapping[str, tuple[int, int]]) -> "pa.Table":
@@ -246,19 +271,19 @@ def seal(run_dir: Path, phases: Mapping[str, tuple[int, int]]) -> list[Torn]:
     partial = run_dir / f"{SEALED}.partial"
     # What was damaged goes with the rows: judged alone they would look whole.
     table = to_table(rows, phases).replace_schema_metadata({_DAMAGE: json.dumps(torn)})
-    pq.write_table(table, partial, compression="zstd")
+    pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
     partial.rename(run_dir / SEALED)
     return torn
 
 
 def read_sealed(run_dir: Path) -> tuple["pa.Table", list[Torn]]:
-    """The sealed history in one table, and what was damaged when it was sealed.
+    """The sealed history in one table, its checksums verified, and what was damaged when it was sealed.
 
     Raises:
         OSError, ValueError: the file is missing or no sealed history.
     """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(run_dir / SEALED)
+    table = pq.read_table(run_dir / SEALED, page_checksum_verification=True)
     damage = (table.schema.metadata or {}).get(_DAMAGE, b"[]")
     return table, [Torn(*one) for one in json.loads(damage)]

@@ -22,7 +22,7 @@ def parse_duration(value: object) -> float:
     Raises:
         ValueError: another spelling, a bare number (its unit would be a guess) or a negative one.
     """
-    if value == 0 and not isinstance(value, bool):
+    if value in (0, "0") and not isinstance(value, bool):
         return 0.0
     if isinstance(value, str):
         text = value.strip()
