@@ -38,6 +38,8 @@ from loadtests.protocol import (
 from metrics.history import Recorder
 
 _TURN_S: Final = 0.05
+_LEAD_NS: Final = 20_000_000
+"""From `ready` to the first arrival: the time in which all users wake and take their places."""
 _REPORTED_ERRORS_MAX: Final = 20
 
 
@@ -122,7 +124,7 @@ class Generator:
                 self._channel.say("ready")
                 gc.collect()
                 gc.freeze()  # what Locust imported stays for ever; walking it again and again is lateness
-                self._line.begin(time.monotonic_ns())
+                self._line.begin(time.monotonic_ns() + _LEAD_NS)
             while not self._stop.wait(STATUS_EVERY_S) and self._channel.heard:
                 self._journal.recorder.flush()
                 self._channel.say_counts("status", self.counts())
@@ -243,8 +245,7 @@ def run(given: Given, plan: Plan, channel: Channel) -> int:
         LoadError: the users did not become ready, or the locustfile raised.
     """
     stop = gevent.event.Event()
-    generator = Generator(given, plan, channel, stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    return generator.run()
+    return Generator(given, plan, channel, stop).run()

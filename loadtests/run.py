@@ -33,8 +33,11 @@ USERS_MAX: Final = 20_000
 SPAWN_RATE_PER_S: Final = 100.0
 
 
-class _EndedEarlyError(Exception):
-    """Told to end while Locust was still being loaded; there is nothing to flush."""
+class _EndedEarly(BaseException):
+    """Told to end while Locust was still being loaded; there is nothing to flush.
+
+    No `Exception`, as KeyboardInterrupt is none: no import may mistake it for its own trouble.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _end_early)
         return _run(options, channel)
-    except _EndedEarlyError:
+    except _EndedEarly:
         channel.say_counts("finished", Counts())
         return EXIT_FINE
     except UnusableInputError as error:
@@ -75,7 +78,7 @@ def _run(options: argparse.Namespace, channel: Channel) -> int:
 
 
 def _end_early(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _EndedEarlyError
+    raise _EndedEarly
 
 
 def _parser() -> OptionParser:

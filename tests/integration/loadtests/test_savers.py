@@ -9,7 +9,7 @@ from loadtests.intents import intend
 from metrics.history import FAIL, INVOKE, OK
 from tests.integration.loadtests.bench import Bench
 from tests.integration.loadtests.server import PROBLEM, Reply, Request, good
-from tests.integration.loadtests.test_open_loop import until
+from tests.integration.loadtests.test_open_loop import VISITOR, until
 
 
 def first_hundred(bench: Bench) -> list[tuple[Any, ...]]:
@@ -145,6 +145,21 @@ def test_a_service_that_takes_no_log_in_in_time_is_named_with_the_reason(bench: 
     assert "0 of 4 users are ready" in ended.stderr
     assert "http-503" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_told_to_end_while_the_locustfile_is_read_it_ends_in_order(bench: Bench) -> None:
+    """SIGTERM comes when the file has begun to run: exit 0, nothing was sent."""
+    reading = bench.run_dir / "reading"
+    text = f"open({str(reading)!r}, 'w').close()\nfor _ in range(20_000_000):\n    pass\n\n" + VISITOR.format(
+        timeout_s=1
+    )
+    server = bench.server()
+    process = bench.load(bench.locustfile(text), "--rate", "50", "--users", "4", url=server.url)
+    until(reading.exists)
+    ended = process.end()
+    assert (ended.code, ended.stderr) == (0, "")
+    assert [line["load"] for line in ended.said] == ["finished"]
+    assert not server.requests
 
 
 def test_told_to_end_while_users_log_in_it_ends_in_order(bench: Bench, accounts: Path) -> None:
