@@ -205,6 +205,19 @@ async def test_a_request_id_reaches_every_log_and_comes_back_unchanged(platform:
     assert [(line["attempts"], line["response_code"]) for line in in_balancer()] == [(1, 201)]
 
 
+async def test_clients_cannot_steer_the_balancer(platform: Platform, session: aiohttp.ClientSession) -> None:
+    """A log-in (20 ms of hashing) that asks the balancer for a time limit of 1 ms gets the usual one."""
+    row = platform.customers[0]
+    reply = await send(
+        session,
+        "POST",
+        f"{platform.url}/v1/sessions",
+        json={"email": row["email"], "password": row["password"]},
+        headers={"x-envoy-upstream-rq-timeout-ms": "1"},
+    )
+    assert reply.status == 201
+
+
 async def test_every_metric_exists_before_it_is_needed(platform: Platform) -> None:
     """A node's metrics hold the label sets of failures that have not happened, and health checks are not counted."""
     status, body = get(platform.portals[1].port, "/metrics")

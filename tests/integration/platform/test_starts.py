@@ -49,6 +49,19 @@ async def test_a_port_in_use_ends_the_start_with_a_reason(
     assert "Traceback" not in log
 
 
+async def test_two_balancers_never_share_a_port(platform: Platform, stage: Stage) -> None:
+    """A second balancer on the first one's port ends, instead of taking a part of its connections in silence."""
+    second = stage.add(
+        "second",
+        "balancer",
+        HOLDFAST_PORT=str(platform.balancer.port),
+        HOLDFAST_PORT_ADMIN=str(free_port()),
+        UPSTREAMS="127.0.0.1:1@a",
+    )
+    assert second.running is not None
+    assert await asyncio.to_thread(second.running.wait, 20) == 1
+
+
 async def test_a_portal_started_before_its_database_waits_for_it(stage: Stage) -> None:
     """A portal whose database is not there: alive, not ready, refusing honestly; ready once the database is back."""
     postgres = await asyncio.to_thread(stage.add_database)
