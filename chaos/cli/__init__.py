@@ -42,7 +42,6 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; its exit code. What a user can mend is told on standard error, without a traceback."""
     try:
         result = holdfast.main(args=arguments, prog_name="holdfast", standalone_mode=False)
-        sys.stdout.flush()
     except click.Abort:
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
@@ -50,10 +49,6 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return EXIT_USAGE
-    except BrokenPipeError:
-        # Who read our output has enough (`holdfast list | head`); Python must not complain at its end either.
-        sys.stdout = None
-        return 0
     except HoldfastError as error:
         click.echo(f"holdfast: {error}", err=True)
         return _exit_code(error)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from chaos.cli.options import parse_overrides, runs_dir_option, set_option
+from chaos.cli.options import parse_overrides, runs_dir_option, say, set_option
 from chaos.errors import ExperimentError
 
 EXIT_DIRTY = 5
@@ -17,9 +17,9 @@ def init(folder: Path) -> None:
     from chaos.scaffold import write_scaffold
 
     for path in write_scaffold(folder):
-        click.echo(f"wrote {path}")
-    click.echo("change the lines marked CHANGE in topology.yaml and locustfile.py, then run:")
-    click.echo(f"  holdfast run {folder / 'experiment.yaml'}")
+        say(f"wrote {path}")
+    say("change the lines marked CHANGE in topology.yaml and locustfile.py, then run:")
+    say(f"  holdfast run {folder / 'experiment.yaml'}")
 
 
 @click.command(epilog="Example: holdfast up topology.yaml --set portal.count=2")
@@ -37,9 +37,9 @@ def up(target: Path, *, overrides: tuple[str, ...], runs_dir: Path) -> int:
         raise ExperimentError([f"{target}: no such file; `holdfast init` writes one"])
 
     def tell(state: UpState) -> None:
-        click.echo(f"{state.name} is up at {state.url}; Ctrl-C stops it")
+        say(f"{state.name} is up at {state.url}; Ctrl-C stops it")
 
     left = asyncio.run(hold_up(target, parse_overrides(overrides), runs_dir, on_up=tell))
     for text in left:
-        click.echo(f"left: {text}", err=True)
+        say(f"left: {text}", err=True)
     return EXIT_DIRTY if left else 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from chaos.cli.options import json_option, print_json, runs_dir_option
+from chaos.cli.options import json_option, print_json, runs_dir_option, say
 
 EXIT_DIRTY = 5
 
@@ -21,9 +21,9 @@ def runs(runs_dir: Path, *, as_json: bool) -> None:
         print_json(found)
         return
     if not found:
-        click.echo(f"no runs in {runs_dir}; begin with: holdfast run tour")
+        say(f"no runs in {runs_dir}; begin with: holdfast run tour")
     for one in found:
-        click.echo(f"{one['run_id']:<44} {one['verdict'] or 'no verdict':<12} {one['title']}")
+        say(f"{one['run_id']:<44} {one['verdict'] or 'no verdict':<12} {one['title']}")
 
 
 @click.command(epilog="Example: holdfast status")
@@ -74,12 +74,12 @@ def heal(runs_dir: Path, *, as_json: bool) -> int:
     if as_json:
         print_json(results)
     elif not results:
-        click.echo("nothing to heal")
+        say("nothing to heal")
     for run_id, remains in results.items():
         if not as_json:
-            click.echo(f"{run_id}: {'healed' if not remains else 'NOT healed:'}")
+            say(f"{run_id}: {'healed' if not remains else 'NOT healed:'}")
             for text in remains:
-                click.echo(f"  {text}")
+                say(f"  {text}")
     return EXIT_DIRTY if any(results.values()) else 0
 
 
@@ -111,15 +111,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _print_status(running: list[dict[str, Any]], up: list[dict[str, Any]], dead: list[dict[str, Any]]) -> None:
     for one in running:
-        click.echo(f"running  {one['run_id']}  (process {one['pid']})")
+        say(f"running  {one['run_id']}  (process {one['pid']})")
     for one in up:
-        click.echo(f"up       {one['name']}  {one['url']}  (process {one['pid']})")
+        say(f"up       {one['name']}  {one['url']}  (process {one['pid']})")
     for one in dead:
         processes = ", ".join(f"{it['name']} {it['pid']}" for it in one["processes"]) or "none"
-        click.echo(f"LEFT     {one['run_id']}  faults: {', '.join(one['faults']) or 'none'}  processes: {processes}")
+        say(f"LEFT     {one['run_id']}  faults: {', '.join(one['faults']) or 'none'}  processes: {processes}")
         for line in one["damaged"]:
-            click.echo(f"         {line}")
+            say(f"         {line}")
     if dead:
-        click.echo("clear it with: holdfast heal")
+        say("clear it with: holdfast heal")
     if not (running or up or dead):
-        click.echo("nothing runs, nothing is up, nothing was left")
+        say("nothing runs, nothing is up, nothing was left")

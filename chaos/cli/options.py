@@ -1,6 +1,8 @@
 """Options that several commands have, and how their texts become values."""
 
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,9 +38,19 @@ def set_option(function: Function) -> Function:
     )(function)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Prints a line. A reader that has had enough (`holdfast runs | head`) changes no exit code."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, (sys.stderr if err else sys.stdout).fileno())
+        os.close(nowhere)
+
+
 def print_json(value: Any) -> None:
     """Prints a value as indented JSON."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    say(json.dumps(value, indent=2, default=str))
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chaos.cli.options import json_option, parse_overrides, print_json, runs_dir_option, set_option
+from chaos.cli.options import json_option, parse_overrides, print_json, runs_dir_option, say, set_option
 from chaos.cli.shipped import find_experiment, shipped
 from chaos.errors import ExperimentError
 
@@ -91,7 +91,7 @@ def check(run_dir: str, *, runs_dir: Path, as_json: bool) -> int:
     if as_json:
         print_json(verdict.as_data())
     else:
-        click.echo(_render(verdict))
+        say(_render(verdict))
     return int(verdict.exit_code)
 
 
@@ -152,8 +152,8 @@ def _print_plans(requests: "Sequence[Request]", *, as_json: bool) -> int:
     if as_json:
         print_json([request.plan.to_json() for request in requests])
     else:
-        click.echo("\n\n".join(render_plan(request.plan) for request in requests))
-        click.echo("\ndry run: nothing was started, so nothing is known (exit 2)")
+        say("\n\n".join(render_plan(request.plan) for request in requests))
+        say("\ndry run: nothing was started, so nothing is known (exit 2)")
     return EXIT_INCONCLUSIVE
 
 
@@ -166,7 +166,7 @@ def _run_all(requests: "Sequence[Request]", *, as_json: bool) -> int:
     results: list[dict[str, Any]] = []
     codes: list[int] = []
     for request in requests:
-        click.echo(f"{request.plan.title}   seed {request.plan.seed}   {request.experiment.source}", err=True)
+        say(f"{request.plan.title}   seed {request.plan.seed}   {request.experiment.source}", err=True)
         finished = asyncio.run(run_experiment(request))
         codes.append(int(finished.verdict.exit_code))
         results.append({"run": str(finished.run_dir), "verdict": finished.verdict.as_data()})
@@ -181,10 +181,10 @@ def _run_all(requests: "Sequence[Request]", *, as_json: bool) -> int:
 
 
 def _print_finished(finished: "Finished") -> None:
-    click.echo(_render(finished.verdict))
-    click.echo(f"run: {finished.run_dir}   report: {finished.run_dir / 'report.html'}")
+    say(_render(finished.verdict))
+    say(f"run: {finished.run_dir}   report: {finished.run_dir / 'report.html'}")
     if finished.problem is not None:
-        click.echo(f"holdfast: {finished.problem}", err=True)
+        say(f"holdfast: {finished.problem}", err=True)
 
 
 def _render(verdict: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from chaos.cli.options import json_option, parse_overrides, print_json, set_option
+from chaos.cli.options import json_option, parse_overrides, print_json, say, set_option
 from chaos.cli.shipped import find_experiment, shipped
 
 
@@ -20,7 +20,7 @@ def list_(what: str, *, as_json: bool) -> None:
         return
     width = max(map(len, found))
     for name, summary in found.items():
-        click.echo(f"{name:<{width}}  {summary}")
+        say(f"{name:<{width}}  {summary}")
 
 
 @click.command(epilog="Example: holdfast validate experiment.yaml")
@@ -37,7 +37,7 @@ def validate(file: str, *, overrides: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json({"file": str(path), "kind": kind, "valid": True, "summary": summary})
     else:
-        click.echo(f"{path}: a valid {kind}: {summary}")
+        say(f"{path}: a valid {kind}: {summary}")
 
 
 @click.command(epilog="Example: holdfast schema experiment > experiment.schema.json")

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -131,13 +131,7 @@ class Client:
         with os.fdopen(fd, "rb", buffering=0) as pipe:
             transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
             try:
-                while True:
-                    try:
-                        line = await reader.readline()
-                    except ValueError:  # longer than the limit: not one of ours
-                        continue
-                    if not line:
-                        return
+                async for line in _lines(reader):
                     self._take(line)
             finally:
                 transport.close()
@@ -157,6 +151,18 @@ class Client:
         elif word == "finished":
             self.latest = self._finished = said
         self._listener(self, word, said)
+
+
+async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream; of one that is longer than the limit, and so none of ours, only its end."""
+    pending = b""
+    while chunk := await reader.read(LINE_LIMIT_BYTES):
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+        pending = pending[-LINE_LIMIT_BYTES:]
+    if pending:
+        yield pending
 
 
 def counts(said: Mapping[str, Any]) -> dict[str, Any]:

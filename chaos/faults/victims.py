@@ -16,8 +16,8 @@ from metrics.units import Ratio
 class Victims:
     """Instances of `role`: one, or as many as `count`, `percent`, `all`, `one_per_zone` or `instance` say.
 
-    `zone` narrows the choice; alone it means every instance of that zone. A whole role is taken only when that is
-    written down: `all`, `percent: 100%`, or a `count` that reaches it.
+    `zone` narrows the choice; alone it means every instance of that zone. The last instances of a role are taken only
+    when that is written down: `all`, `percent: 100%`, or their names.
     """
 
     role: str
@@ -46,7 +46,7 @@ class Victims:
         free = [name for name in candidates if name not in busy]
         chosen = self._choose(shape, candidates, free, rng)
         untouched = [name for name in shape.zones if name not in busy and name not in chosen]
-        if not untouched and not self._whole_role_is_meant(shape, chosen):
+        if not untouched and not self._whole_role_is_meant():
             raise ValueError(
                 f"that takes the last {self.role} of {len(shape.zones)} at a time; write `all: true` if it is meant"
             )
@@ -74,9 +74,8 @@ class Victims:
             return candidates
         return 1
 
-    def _whole_role_is_meant(self, shape: RoleShape, chosen: set[str]) -> bool:
-        counted = self.count is not None and len(chosen) == len(shape.zones)
-        return self.all or self.percent == 1 or self.instance is not None or counted
+    def _whole_role_is_meant(self) -> bool:
+        return self.all or self.percent == 1 or self.instance is not None
 
     def _selections(self) -> dict[str, bool]:
         return {
