@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import time
 from typing import Any
 
 import pytest
 
-from metrics.events import Event
-from tests.integration.engine.bench import EXPECT, PAUSE, Bench, await_event
+from chaos.roster import read_guarded
+from metrics.events import Event, read_events
+from tests.integration.engine.bench import EXPECT, LIMIT_S, PAUSE, SYSTEM, Bench, await_event
 
 KILL = {"kill": {"role": "portal", "count": 1, "restart_after": "300ms"}}
 KILL_ALL_LONG: dict[str, Any] = {"kill": {"role": "portal", "all": True, "restart_after": "20s"}}
@@ -186,3 +188,44 @@ def test_a_run_longer_than_allowed_is_ended_and_healed(bench: Bench) -> None:
     assert ran.returncode == 2, ran.stderr
     assert "--max-duration" in ran.stderr
     assert ran.first("fault.heal_proven").data["proven"] is True
+
+
+def test_a_runner_that_is_killed_leaves_nothing_stopped_and_nothing_running(bench: Bench) -> None:
+    """SIGKILL with a node stopped by SIGSTOP: within 5 s no process of the run is left, and the log says who acted."""
+    faults = [{"pause": {"role": "portal", "count": 1, "for": "20s"}}]
+    process = bench.start("run", bench.write(faults=faults, phases=LONG))
+    await_event(process, bench, lambda event: event.kind == "fault.effect")
+    guarded = read_guarded(bench.latest)
+    assert guarded is not None
+    assert guarded.members()
+    process.kill()
+    process.communicate(timeout=LIMIT_S)
+    deadline_s = time.monotonic() + 5
+
+    while guarded.members() or guarded.watchdogs:
+        assert time.monotonic() < deadline_s, "something is still alive after 5 s"
+    kinds = [event.kind for event in read_events(bench.latest)]
+    assert kinds[-2:] == ["watchdog.acted", "run.ended"]
+    check = bench.start("check", "latest")
+    check.communicate(timeout=LIMIT_S)
+    assert check.returncode == 2
+
+
+def test_a_target_that_is_up_is_used_and_stays_up(bench: Bench) -> None:
+    """The run kills a node of the target that `up` holds, starts none of its own, and leaves it serving."""
+    up = bench.start("up", SYSTEM)
+    try:
+        assert up.stdout is not None
+        assert "tiny is up at" in up.stdout.readline()
+        ran = bench.run(faults=[{**KILL, "at": "100ms"}, PAUSE])
+        status = bench.start("status", "--json")
+        told = json.loads(status.communicate(timeout=LIMIT_S)[0])
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.communicate(timeout=LIMIT_S)
+
+    assert ran.returncode == 0, ran.stderr
+    assert {one["effect"] and one["healed"] for one in ran.verdict["faults"]} == {True}
+    assert [one["name"] for one in told["up"]] == ["tiny"]
+    assert told["left"] == []
+    assert up.returncode == 0
