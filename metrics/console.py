@@ -56,7 +56,7 @@ def _head(verdict: Verdict) -> list[str]:
 
 def _expectations(verdict: Verdict) -> list[str]:
     rows = [
-        (_MARKS[one.grade.value], _safe(one.name), *value_and_limit(one), _safe(one.detail))
+        (_MARKS[one.grade.value], one_line(one.name, chars_max=60), *value_and_limit(one), _safe(one.detail))
         for one in verdict.expectations
     ]
     return ["Expectations", *_aligned([("", "", "value", "limit", ""), *rows])] if rows else []

@@ -167,7 +167,7 @@ def read_recording(run_dir: Path) -> tuple[list[Row], list[Torn]]:
     rows: list[Row] = []
     torn: list[Torn] = []
     for path in sorted((run_dir / FOLDER).glob("*.bin")):
-        for batch in _read_batches(path):
+        for batch in _batches_in(memoryview(path.read_bytes()), path.name):
             if isinstance(batch, Torn):
                 torn.append(batch)
             else:
@@ -176,30 +176,29 @@ def read_recording(run_dir: Path) -> tuple[list[Row], list[Torn]]:
     return rows, torn
 
 
-def _read_batches(path: Path) -> Iterator[list[Row] | Torn]:
-    data = memoryview(path.read_bytes())
+def _batches_in(data: memoryview, name: str) -> Iterator[list[Row] | Torn]:
     if bytes(data[: len(MAGIC)]) != MAGIC:
-        yield Torn(path.name, 0, "does not begin as a history")
+        yield Torn(name, 0, "does not begin as a history")
         return
     offset = len(MAGIC)
     while offset < len(data):
         if len(data) - offset < _HEADER.size:
-            yield Torn(path.name, offset, "batch header cut off")
+            yield Torn(name, offset, "batch header cut off")
             return
         length, checksum = _HEADER.unpack_from(data, offset)
         payload = data[offset + _HEADER.size : offset + _HEADER.size + length]
         if length > _BATCH_BYTES_MAX or len(payload) < length:
-            yield Torn(path.name, offset, "batch cut off")
+            yield Torn(name, offset, "batch cut off")
             return
         if zlib.crc32(payload) != checksum:
-            yield Torn(path.name, offset, "batch checksum wrong")
+            yield Torn(name, offset, "batch checksum wrong")
             return
         try:
             batch = [Row(*row) for row in msgpack.unpackb(payload)]
             _check_types(batch)
         except (ValueError, TypeError) as error:
             # The checksum holds, so it was written so: by something that is no recorder of this format.
-            yield Torn(path.name, offset, f"batch holds no rows: {error}")
+            yield Torn(name, offset, f"batch holds no rows: {error}")
             return
         yield batch
         offset += _HEADER.size + length

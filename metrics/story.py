@@ -9,6 +9,7 @@ import mmap
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from metrics.evidence import Evidence
 from metrics.faults import number_or_none
 
 LINES_MAX: Final = 50
-"""Log lines told of one operation; one that was retried often has a handful."""
+"""Steps told of one operation; one that was retried often has a handful."""
 _LINE_BYTES_MAX: Final = 1 << 20
 _TIME_FIELDS: Final = ("t_ns", "start_time", "timestamp", "time", "ts", "@timestamp")
 
@@ -30,9 +31,9 @@ def stories(evidence: Evidence, ids: Sequence[str]) -> dict[str, list[dict[str, 
     for one in lives:
         lives[one] += _client_steps(evidence, one)
     for path in sorted((evidence.run_dir / "logs").glob("*.log")):
-        for one, line in _lines_with(path, tuple(lives)):
-            if len(lives[one]) < LINES_MAX:
-                lives[one].append({"t_s": _time_s(evidence, line), "who": path.stem, "line": line})
+        for one, steps in lives.items():
+            for line in islice(_lines_with(path, one), LINES_MAX - len(steps)):
+                steps.append({"t_s": _time_s(evidence, line), "who": path.stem, "line": line})
     for steps in lives.values():
         steps.sort(key=lambda step: (step["t_s"] is None, step["t_s"] or 0.0))
     return lives
@@ -50,21 +51,20 @@ def _client_steps(evidence: Evidence, one: str) -> Iterator[dict[str, Any]]:
         yield {"t_s": life["end_s"], "who": "client", "step": life["outcome"], **answered}
 
 
-def _lines_with(path: Path, ids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each JSON line of a log whose `request_id` is one of the ids, with that id."""
-    if not ids or not path.stat().st_size:
+def _lines_with(path: Path, one: str) -> Iterator[Mapping[str, Any]]:
+    """Each JSON line of a log whose `request_id` is that id."""
+    if not path.stat().st_size:
         return
+    needle = one.encode()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for one in ids:
-            needle = one.encode()
-            end = 0
-            while (found := data.find(needle, end)) >= 0:
-                start = data.rfind(b"\n", max(0, found - _LINE_BYTES_MAX), found) + 1
-                end = data.find(b"\n", found, found + _LINE_BYTES_MAX)
-                end = len(data) if end < 0 else end
-                line = _parsed(data[start : min(end, start + 2 * _LINE_BYTES_MAX)])
-                if line is not None and str(line.get("request_id")) == one:
-                    yield one, line
+        end = 0
+        while (found := data.find(needle, end)) >= 0:
+            start = data.rfind(b"\n", max(0, found - _LINE_BYTES_MAX), found) + 1
+            end = data.find(b"\n", found, found + _LINE_BYTES_MAX)
+            end = min(len(data), found + _LINE_BYTES_MAX) if end < 0 else end
+            line = _parsed(data[start:end])
+            if line is not None and str(line.get("request_id")) == one:
+                yield line
 
 
 def _parsed(line: bytes) -> Mapping[str, Any] | None:

@@ -103,7 +103,7 @@ Ratio = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$"},
+                {"type": "string", "pattern": r"^\s*0*(100(\.0+)?|\d{1,2}(\.\d+)?)\s*%\s*$"},
                 {"type": "number", "minimum": 0, "maximum": 1},
             ],
             "description": "a share: 20% or 0.2",

@@ -105,16 +105,15 @@ class Folder:
     hiccups: list[tuple[float, float]] = field(default_factory=list)
     """(end, length)"""
     load: Mapping[str, Any] | None = field(
-        default_factory=lambda: {"intended": 200, "started": 200, "completed": 200, "unsent": 0, "lateness_p99_s": 0.001,
-                                 "returncode": 0}
-    )  # fmt: skip
+        default_factory=lambda: {"intended": 200, "started": 200, "unsent": 0, "lateness_p99_s": 0.001, "returncode": 0}
+    )
     ended: Mapping[str, Any] | None = field(
         default_factory=lambda: {"outcome": "completed", "signal": None, "left": []}
     )
     phases: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(PHASES))
     more_events: list[dict[str, Any]] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
-    logs: dict[str, Sequence[str]] = field(default_factory=dict)
+    logs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     sealed: bool = True
 
     def write(self) -> Path:

@@ -1,5 +1,6 @@
 """The charts of the report: latency and rate over one zoomable axis, with phases and faults behind them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -67,11 +68,16 @@ def charts_of(evidence: Evidence) -> Charts | None:
         _shade(one, evidence, named=number == 0)
     script, divs = components(figures, wrap_script=False)
     return Charts(
-        library=Resources(mode="inline", components=["bokeh"], minified=True).render_js(),
+        library=_self_contained(Resources(mode="inline", components=["bokeh"], minified=True).render_js()),
         script=script,
         divs=divs,
         bin_s=series.width_s,
     )
+
+
+def _self_contained(library: str) -> str:
+    """The library without the one address it knows: it would fetch a renderer for formulas, and we draw none."""
+    return re.sub(r'"https?://[^"]*/mathjax[^"]*"', '"data:text/javascript,"', library)
 
 
 def _source(series: Series) -> ColumnDataSource:

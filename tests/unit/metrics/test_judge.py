@@ -31,18 +31,18 @@ EVERYTHING: list[dict[str, Any]] = [
 ]
 
 
-def everything(path: Path) -> Folder:
+def _everything(path: Path) -> Folder:
     readings = [(1.0, "retries", 0), (9.9, "retries", 3)]
     dumps = {"ledger": ledger_of(savings())}
     return Folder(path=path, expect=list(EVERYTHING), dumps=dumps, readings=readings)
 
 
-def ended(outcome: str, signal: str | None = None, *left: str) -> dict[str, Any]:
+def _ended(outcome: str, signal: str | None = None, *left: str) -> dict[str, Any]:
     return {"outcome": outcome, "signal": signal, "left": list(left)}
 
 
-def of_fault(*events: Mapping[str, Any]) -> list[dict[str, Any]]:
-    told = {"fault": "kill", "instances": ["portal-2"], "params": {}}
+def _of_fault(*events: Mapping[str, Any]) -> list[dict[str, Any]]:
+    told: dict[str, Any] = {"fault": "kill", "instances": ["portal-2"], "params": {}}
     return [event(4, "fault.injected", fault_id="kill-1", **told), *map(dict, events)]
 
 
@@ -53,7 +53,7 @@ PROVEN = event(5.1, "fault.heal_proven", fault_id="kill-1", proven=True, evidenc
 
 def test_a_clean_run_passes_every_checker(tmp_path: Path) -> None:
     """Nothing was lost, the fault bit and was healed: exit 0, no reasons, and a document that keeps its schema."""
-    verdict = judge(everything(tmp_path).write())
+    verdict = judge(_everything(tmp_path).write())
 
     assert (verdict.word, verdict.exit_code, verdict.reasons) == ("pass", 0, ())
     assert {finding.grade for finding in verdict.expectations} == {Grade.PASS}
@@ -69,26 +69,28 @@ def test_a_clean_run_passes_every_checker(tmp_path: Path) -> None:
         ({"clients": savings() + LOST}, 1, "FAIL failed: 1 of 201 requests"),
         ({"expect": []}, 2, "nothing was expected"),
         ({"clients": "", "probes": ""}, 2, "no operation was recorded"),
-        ({"clients": savings(1).replace("ok", "info"), "probes": probes((1, 10)), "expect": [{"failed": {"max": 9}}]}, 2,
+        ({"clients": "deposit k 1 @4 +0.1 info", "probes": probes((1, 10)), "expect": [{"failed": {"max": 9}}]}, 2,
          "no operation succeeded"),
         ({"timeline": []}, 2, "no fault was planned or injected"),
         ({"fault_events": []}, 2, "never injected: kill-1"),
         ({"fault_events": [event(4, "fault.failed", fault_id="kill-1", step="inject", error="no such process")]}, 2,
          "could not be injected: no such process"),
-        ({"fault_events": of_fault({**EFFECT, "data": {"proven": False}}, HEALED, PROVEN)}, 2, "effect was not proven"),
-        ({"fault_events": of_fault(HEALED, PROVEN)}, 2, "effect was not proven"),
-        ({"fault_events": of_fault(EFFECT, HEALED, {**PROVEN, "data": {"proven": False}})}, 5, "heal is not proven"),
-        ({"fault_events": of_fault(EFFECT, HEALED)}, 5, "heal is not proven"),
-        ({"fault_events": of_fault(EFFECT, event(5, "fault.failed", fault_id="kill-1", step="heal", error="x"))}, 5,
+        ({"fault_events": _of_fault({**EFFECT, "data": {"proven": False}}, HEALED, PROVEN)}, 2,
+         "effect was not proven"),
+        ({"fault_events": _of_fault(HEALED, PROVEN)}, 2, "effect was not proven"),
+        ({"fault_events": _of_fault(EFFECT, HEALED, {**PROVEN, "data": {"proven": False}})}, 5, "heal is not proven"),
+        ({"fault_events": _of_fault(EFFECT, HEALED)}, 5, "heal is not proven"),
+        ({"fault_events": _of_fault(EFFECT, event(5, "fault.failed", fault_id="kill-1", step="heal", error="x"))}, 5,
          "heal is not proven"),
-        ({"ended": ended("completed", None, "kill-1: portal-2 is down; run holdfast heal")}, 5, "left dirty: kill-1"),
+        ({"ended": _ended("completed", None, "kill-1: portal-2 is down; run holdfast heal")}, 5, "left dirty: kill-1"),
         ({"more_events": [event(12, "target.stopped", leftovers=["process 77"])]}, 5, "left dirty: process 77"),
-        ({"ended": ended("interrupted", "SIGINT")}, 130, "interrupted by SIGINT"),
-        ({"ended": ended("interrupted", "SIGTERM")}, 143, "interrupted by SIGTERM"),
-        ({"ended": ended("interrupted", "SIGTERM", "portal-2 stopped")}, 5, "left dirty"),
-        ({"ended": ended("guardrail"), "clients": savings() + LOST}, 4, "stopped by a guardrail"),
-        ({"ended": ended("baseline_not_met"), "clients": savings() + LOST, "fault_events": []}, 3, "baseline was not met"),
-        ({"ended": ended("error")}, 2, "ended with an error"),
+        ({"ended": _ended("interrupted", "SIGINT")}, 130, "interrupted by SIGINT"),
+        ({"ended": _ended("interrupted", "SIGTERM")}, 143, "interrupted by SIGTERM"),
+        ({"ended": _ended("interrupted", "SIGTERM", "portal-2 stopped")}, 5, "left dirty"),
+        ({"ended": _ended("guardrail"), "clients": savings() + LOST}, 4, "stopped by a guardrail"),
+        ({"ended": _ended("baseline_not_met"), "clients": savings() + LOST, "fault_events": []}, 3,
+         "baseline was not met"),
+        ({"ended": _ended("error")}, 2, "ended with an error"),
         ({"ended": None}, 2, "never said how it ended"),
         ({"ended": None, "clients": savings() + LOST}, 1, "FAIL failed"),
         ({"hiccups": [(6, 0.3)]}, 2, "frozen for 6.0% of the faults phase"),
@@ -120,7 +122,7 @@ def test_a_change_is_kept_and_need_not_heal(tmp_path: Path) -> None:
 def test_a_heal_that_needed_a_second_try_is_healed(tmp_path: Path) -> None:
     """The first try failed, the second is proven."""
     tried = event(5, "fault.failed", fault_id="kill-1", step="heal", error="port in use")
-    folder = Folder(path=tmp_path, fault_events=of_fault(EFFECT, tried, HEALED, PROVEN))
+    folder = Folder(path=tmp_path, fault_events=_of_fault(EFFECT, tried, HEALED, PROVEN))
 
     assert judge(folder.write()).exit_code == 0
 
@@ -129,7 +131,7 @@ def test_what_the_watchdog_took_back_is_not_left(tmp_path: Path) -> None:
     """The runner was killed with a fault in force; the watchdog's word on what is left counts."""
     acted = event(6, "watchdog.acted", by="watchdog", undone=["kill-1"], killed=[])
     verdict = judge(
-        Folder(path=tmp_path, fault_events=of_fault(EFFECT), ended=ended("error"), more_events=[acted]).write()
+        Folder(path=tmp_path, fault_events=_of_fault(EFFECT), ended=_ended("error"), more_events=[acted]).write()
     )
 
     assert verdict.exit_code == 2
@@ -138,7 +140,7 @@ def test_what_the_watchdog_took_back_is_not_left(tmp_path: Path) -> None:
 
 def test_the_same_run_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
     """Judged twice, written twice, and judged as a copy with another name below another folder."""
-    run_dir = everything(tmp_path / "a").write()
+    run_dir = _everything(tmp_path / "a").write()
     check(run_dir)
     names = ("verdict.json", "junit.xml", "summary.md")
     first = {name: (run_dir / name).read_bytes() for name in names}
@@ -152,38 +154,38 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> N
 
 def test_a_recording_gives_the_same_verdict_as_the_sealed_history(tmp_path: Path) -> None:
     """The same run with and without `history.parquet`."""
-    sealed = judge(everything(tmp_path / "a").write())
-    recorded = judge(dataclasses.replace(everything(tmp_path / "b"), sealed=False).write())
+    sealed = judge(_everything(tmp_path / "a").write())
+    recorded = judge(dataclasses.replace(_everything(tmp_path / "b"), sealed=False).write())
 
     assert recorded.to_json() == sealed.to_json()
 
 
-def damage_truncate(path: Path) -> None:
+def _damage_truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def damage_garbage(path: Path) -> None:
+def _damage_garbage(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + b"\xff" * 40 + data[len(data) // 2 + 40 :])
 
 
-def damage_empty(path: Path) -> None:
+def _damage_empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def damage_remove(path: Path) -> None:
+def _damage_remove(path: Path) -> None:
     path.unlink()
 
 
-def damage_double(path: Path) -> None:
+def _damage_double(path: Path) -> None:
     path.with_name("again.bin" if path.suffix == ".bin" else f"again-{path.name}").write_bytes(path.read_bytes())
 
 
-def damage_foreign(path: Path) -> None:
+def _damage_foreign(path: Path) -> None:
     path.write_bytes(b"\x00\x01[1, 2" * 50)
 
 
-def damage_list(path: Path) -> None:
+def _damage_list(path: Path) -> None:
     path.write_bytes(b"[1, null]\n[2]\n")
 
 
@@ -193,7 +195,7 @@ def damage_list(path: Path) -> None:
              "final/ledger.ndjson"])  # fmt: skip
 @pytest.mark.parametrize(
     "damage",
-    [damage_truncate, damage_garbage, damage_empty, damage_remove, damage_double, damage_foreign, damage_list],
+    [_damage_truncate, _damage_garbage, _damage_empty, _damage_remove, _damage_double, _damage_foreign, _damage_list],
 )
 def test_damage_to_any_file_is_never_a_traceback_and_what_counts_is_never_a_pass(
     tmp_path: Path,
@@ -206,15 +208,15 @@ def test_damage_to_any_file_is_never_a_traceback_and_what_counts_is_never_a_pass
     The recording is not looked at where a sealed history stands; a sealed one that is damaged is replaced by
     it, and said to be damaged.
     """
-    run_dir = dataclasses.replace(everything(tmp_path), sealed=sealed).write()
+    run_dir = dataclasses.replace(_everything(tmp_path), sealed=sealed).write()
     if name == "history.parquet" and not sealed:
         (run_dir / name).write_bytes(b"PAR1 no sealed history PAR1")
     damage(run_dir / name)
     verdict = judge(run_dir)
 
     unread = name.endswith(".bin") and sealed
-    harmless = damage is damage_double and not name.endswith(".bin") and (sealed or name != "history.parquet")
-    absent = name == "history.parquet" and damage is damage_remove
+    harmless = damage is _damage_double and not name.endswith(".bin") and (sealed or name != "history.parquet")
+    absent = name == "history.parquet" and damage is _damage_remove
     assert (verdict.exit_code == 0) is (unread or harmless or absent), verdict.reasons
 
 
@@ -224,7 +226,7 @@ def test_rows_that_no_recorder_writes_are_told_and_not_trusted(tmp_path: Path) -
                                   [1 << 63, 0, 0, 0, 0, "f", None, None, None, None, 0],
                                   [1, 0, 0, 0, 9, "f", None, None, None, None, 0],
                                   [1, 0, 0, 0, 0, None, None, None, None, None, 0]]):  # fmt: skip
-        run_dir = dataclasses.replace(everything(tmp_path / str(number)), sealed=False).write()
+        run_dir = dataclasses.replace(_everything(tmp_path / str(number)), sealed=False).write()
         write_bin(run_dir / "history" / "odd.bin", [row])  # type: ignore[list-item]
         verdict = judge(run_dir)
 
@@ -249,7 +251,7 @@ def test_damage_found_when_sealing_is_remembered(tmp_path: Path) -> None:
     """A torn recording is sealed; the sealed file alone still says so."""
     folder = dataclasses.replace(Folder(path=tmp_path), sealed=False)
     run_dir = folder.write()
-    damage_truncate(run_dir / "history" / "load.bin")
+    _damage_truncate(run_dir / "history" / "load.bin")
     history.seal(run_dir, {})
     shutil.rmtree(run_dir / "history")
 

@@ -7,7 +7,7 @@ from metrics.findings import Finding, Grade
 from tests.run_folders import Folder, probes
 
 
-def judged(folder: Folder, limit: str) -> Finding:
+def _judged(folder: Folder, limit: str) -> Finding:
     return parse_expectation({"downtime": {"max": limit}}).judge(folder.evidence())
 
 
@@ -19,7 +19,7 @@ def test_downtime_is_known_within_bounds_and_judged_by_them(tmp_path: Path, limi
 
     At least 180 + 280 + 0 + 20 = 480 ms and at most 220 + 320 + 40 + 60 = 640 ms: a limit on each side and between.
     """
-    finding = judged(Folder(path=tmp_path, probes=probes((4.0, 4.2), (6.0, 6.3), (7.0, 7.02), (7.5, 7.54))), limit)
+    finding = _judged(Folder(path=tmp_path, probes=probes((4.0, 4.2), (6.0, 6.3), (7.0, 7.02), (7.5, 7.54))), limit)
 
     assert finding.value == pytest.approx(0.64)
     assert sum(one["bounds_s"][0] for one in finding.witness) == pytest.approx(0.48)
@@ -28,12 +28,12 @@ def test_downtime_is_known_within_bounds_and_judged_by_them(tmp_path: Path, limi
 
 def test_no_lost_probe_is_no_downtime(tmp_path: Path) -> None:
     """The limit 0 can be kept."""
-    assert judged(Folder(path=tmp_path), "0").grade is Grade.PASS
+    assert _judged(Folder(path=tmp_path), "0").grade is Grade.PASS
 
 
 def test_outages_near_to_one_another_are_one_event(tmp_path: Path) -> None:
     """Two outages half a second apart and one two seconds later: three outages, two events."""
-    finding = judged(Folder(path=tmp_path, probes=probes((4.0, 4.1), (4.6, 4.7), (7.0, 7.1))), "1s")
+    finding = _judged(Folder(path=tmp_path, probes=probes((4.0, 4.1), (4.6, 4.7), (7.0, 7.1))), "1s")
 
     assert "3 outages (2 events)" in finding.detail
     assert len(finding.witness) == 3
@@ -43,6 +43,6 @@ def test_an_outage_during_a_freeze_is_the_harness_s_and_left_out(tmp_path: Path)
     """It is told, adds nothing, and does not let the limit pass when it alone is longer."""
     folder = Folder(path=tmp_path, probes=probes((4.0, 4.3)), hiccups=[(4.25, 0.2)])
 
-    assert judged(folder, "1s").grade is Grade.PASS
-    assert judged(folder, "1s").witness[0]["label"] == "harness"
-    assert judged(folder, "100ms").grade is Grade.UNKNOWN
+    assert _judged(folder, "1s").grade is Grade.PASS
+    assert _judged(folder, "1s").witness[0]["label"] == "harness"
+    assert _judged(folder, "100ms").grade is Grade.UNKNOWN

@@ -13,7 +13,7 @@ HUNG = "\nredeem r3 10 @5.4"
 DECLINED = "\nredeem r4 10 @5.6 +0.002 fail !declined:insufficient-funds"
 
 
-def judged(folder: Folder, **parameters: Any) -> Finding:
+def _judged(folder: Folder, **parameters: Any) -> Finding:
     return parse_expectation({"failed": {"max": 0, **parameters}}).judge(folder.evidence())
 
 
@@ -25,7 +25,7 @@ def test_failed_unknown_and_unfinished_requests_count_and_correct_refusals_do_no
     tmp_path: Path, more: str, lost: int
 ) -> None:
     """Adds operations of each kind to a clean history; the value is how many of them were lost."""
-    finding = judged(Folder(path=tmp_path, clients=savings() + more))
+    finding = _judged(Folder(path=tmp_path, clients=savings() + more))
 
     assert finding.value == lost
     assert finding.grade is (Grade.FAIL if lost else Grade.PASS)
@@ -36,15 +36,15 @@ def test_a_limit_above_zero_allows_just_so_many(tmp_path: Path) -> None:
     """Two lost requests: a limit of 2 passes, of 1 does not."""
     folder = Folder(path=tmp_path, clients=savings() + LOST + HUNG)
 
-    assert judged(folder, max=2).grade is Grade.PASS
-    assert judged(folder, max=1).grade is Grade.FAIL
+    assert _judged(folder, max=2).grade is Grade.PASS
+    assert _judged(folder, max=1).grade is Grade.FAIL
 
 
 def test_what_happens_in_warm_up_or_by_log_ins_and_probes_is_not_judged(tmp_path: Path) -> None:
     """Failures before the baseline, of log-ins, and of probes leave the value at 0."""
     outside = "\ndeposit w 5 @0.5 +0.1 fail !refused\nlogin @5 +0.1 fail !refused\nprobe @5 +0.1 fail !refused"
 
-    assert judged(Folder(path=tmp_path, clients=savings() + outside)).value == 0
+    assert _judged(Folder(path=tmp_path, clients=savings() + outside)).value == 0
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_happens_in_warm_up_or_by_log_ins_and_probes_is_not_judged(tmp_path
 )
 def test_a_load_that_missed_its_rate_is_no_pass(tmp_path: Path, load: dict[str, Any], why: str) -> None:
     """A clean history with a generator that did not do what was planned is unknown, and says why."""
-    finding = judged(Folder(path=tmp_path, load=load))
+    finding = _judged(Folder(path=tmp_path, load=load))
 
     assert finding.grade is Grade.UNKNOWN
     assert why in finding.detail
@@ -67,15 +67,15 @@ def test_a_run_without_a_success_is_no_pass(tmp_path: Path) -> None:
     """Only refusals: nothing failed, yet nothing was shown."""
     folder = Folder(path=tmp_path, clients="redeem a 1 @5 +0.1 fail !declined:closed")
 
-    assert judged(folder).grade is Grade.UNKNOWN
-    assert judged(Folder(path=tmp_path / "few"), min_operations=201).grade is Grade.UNKNOWN
-    assert judged(Folder(path=tmp_path / "enough"), min_operations=200).grade is Grade.PASS
+    assert _judged(folder).grade is Grade.UNKNOWN
+    assert _judged(Folder(path=tmp_path / "few"), min_operations=201).grade is Grade.UNKNOWN
+    assert _judged(Folder(path=tmp_path / "enough"), min_operations=200).grade is Grade.PASS
 
 
 def test_failures_that_no_fault_explains_are_told_first(tmp_path: Path) -> None:
     """The fault is in force from 4 to 5; a failure at 8.5 is outside and comes before the earlier one inside."""
     lost = "\ndeposit in 1 @4.2 +0.1 fail !refused\ndeposit out 1 @8.5 +0.1 fail !refused"
-    finding = judged(Folder(path=tmp_path, clients=savings() + lost))
+    finding = _judged(Folder(path=tmp_path, clients=savings() + lost))
 
     assert finding.detail.startswith("1 failure outside every fault.")
     assert [one["key"] for one in finding.witness] == ["out", "in"]

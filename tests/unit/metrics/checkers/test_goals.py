@@ -10,7 +10,7 @@ from metrics.findings import Finding, Grade
 from tests.run_folders import Folder, savings
 
 
-def judged(folder: Folder, **entry: Any) -> Finding:
+def _judged(folder: Folder, **entry: Any) -> Finding:
     return parse_expectation(entry).judge(folder.evidence())
 
 
@@ -29,12 +29,12 @@ def test_sometimes_wants_a_success_that_met_the_fault(tmp_path: Path, line: str,
     """The fault is in force from 4 to 5 s."""
     folder = Folder(path=tmp_path, clients=f"{savings()}\n{line}")
 
-    assert judged(folder, sometimes={"during": "kill", "operation": "redeem"}).grade is grade
+    assert _judged(folder, sometimes={"during": "kill", "operation": "redeem"}).grade is grade
 
 
 def test_sometimes_counts_only_the_fault_that_was_named(tmp_path: Path) -> None:
     """A kill is no pause."""
-    finding = judged(Folder(path=tmp_path), sometimes={"during": "pause", "operation": "deposit"})
+    finding = _judged(Folder(path=tmp_path), sometimes={"during": "pause", "operation": "deposit"})
 
     assert finding.grade is Grade.UNKNOWN
     assert "0 faults called 'pause'" in finding.detail
@@ -44,8 +44,8 @@ def test_replays_counts_answers_that_say_so(tmp_path: Path) -> None:
     """Two stored answers; a goal of three is not reached, which is no failure."""
     folder = Folder(path=tmp_path, clients=savings() + "\ndeposit a 1 @4 +0.1 ok replayed x2\n" * 2)
 
-    assert judged(folder, replays={"min": 2}).grade is Grade.PASS
-    assert judged(folder, replays={"min": 3}).grade is Grade.UNKNOWN
+    assert _judged(folder, replays={"min": 2}).grade is Grade.PASS
+    assert _judged(folder, replays={"min": 3}).grade is Grade.UNKNOWN
 
 
 def test_versions_counts_what_answered_during_the_faults(tmp_path: Path) -> None:
@@ -53,16 +53,16 @@ def test_versions_counts_what_answered_during_the_faults(tmp_path: Path) -> None
     more = (
         "\ndeposit x 1 @5 +0.1 ok portal-1@v2\ndeposit y 1 @9 +0.1 ok portal-1@v3\ndeposit z 1 @5 +0.1 info portal-1@v4"
     )
-    finding = judged(Folder(path=tmp_path, clients=savings() + more), versions={"min": 3})
+    finding = _judged(Folder(path=tmp_path, clients=savings() + more), versions={"min": 3})
 
     assert (finding.value, finding.grade) == (2, Grade.UNKNOWN)
-    assert judged(Folder(path=tmp_path, clients=savings() + more), versions={"min": 2}).grade is Grade.PASS
+    assert _judged(Folder(path=tmp_path, clients=savings() + more), versions={"min": 2}).grade is Grade.PASS
 
 
 def test_spread_counts_instances_whatever_their_version(tmp_path: Path) -> None:
     """Four portals answer."""
-    assert judged(Folder(path=tmp_path), spread={"min": 4}).grade is Grade.PASS
-    assert judged(Folder(path=tmp_path), spread={"min": 5}).grade is Grade.UNKNOWN
+    assert _judged(Folder(path=tmp_path), spread={"min": 4}).grade is Grade.PASS
+    assert _judged(Folder(path=tmp_path), spread={"min": 5}).grade is Grade.UNKNOWN
 
 
 READINGS = [(1.0, "retries", 5), (2.99, "retries", 5), (3.0, "retries", 5), (7.99, "retries", 2), (9.9, "retries", 6)]
@@ -72,11 +72,11 @@ def test_an_increase_survives_a_counter_that_restarts(tmp_path: Path) -> None:
     """5, 5, 5, 2, 6: the step down is a restart; the counter grew by 4 at least."""
     folder = Folder(path=tmp_path, readings=READINGS)
 
-    assert judged(folder, observed={"reading": "retries", "increase": {"min": 4}}).value == 4
-    assert judged(folder, observed={"reading": "retries", "increase": {"min": 5}}).grade is Grade.FAIL
-    assert judged(folder, observed={"reading": "retries", "increase": {"max": 3}}).grade is Grade.FAIL
+    assert _judged(folder, observed={"reading": "retries", "increase": {"min": 4}}).value == 4
+    assert _judged(folder, observed={"reading": "retries", "increase": {"min": 5}}).grade is Grade.FAIL
+    assert _judged(folder, observed={"reading": "retries", "increase": {"max": 3}}).grade is Grade.FAIL
     within = {"reading": "retries", "increase": {"min": 1}, "phase": "baseline"}
-    assert judged(folder, observed=within).grade is Grade.FAIL
+    assert _judged(folder, observed=within).grade is Grade.FAIL
 
 
 def test_the_last_value_is_compared_as_number_or_text(tmp_path: Path) -> None:
@@ -84,18 +84,18 @@ def test_the_last_value_is_compared_as_number_or_text(tmp_path: Path) -> None:
     stages = [(1.0, "stage", "open"), (7.9, "stage", "closed"), (9.9, "stage", "open")]
     folder = Folder(path=tmp_path, readings=[*READINGS, *stages])
 
-    assert judged(folder, observed={"reading": "stage", "last": {"is": "open"}}).grade is Grade.PASS
+    assert _judged(folder, observed={"reading": "stage", "last": {"is": "open"}}).grade is Grade.PASS
     assert (
-        judged(folder, observed={"reading": "stage", "last": {"is": "closed"}, "phase": "faults"}).grade is Grade.PASS
+        _judged(folder, observed={"reading": "stage", "last": {"is": "closed"}, "phase": "faults"}).grade is Grade.PASS
     )
-    assert judged(folder, observed={"reading": "stage", "last": {"min": 1}}).grade is Grade.FAIL
-    assert judged(folder, observed={"reading": "retries", "last": {"max": 6, "min": 6}}).grade is Grade.PASS
+    assert _judged(folder, observed={"reading": "stage", "last": {"min": 1}}).grade is Grade.FAIL
+    assert _judged(folder, observed={"reading": "retries", "last": {"max": 6, "min": 6}}).grade is Grade.PASS
 
 
 @pytest.mark.parametrize("values", [[], [3], [3, None], [3, "many"], [True, 4]])
 def test_readings_that_tell_no_growth_are_unknown(tmp_path: Path, values: list[Any]) -> None:
     """Never read, read once, or no number."""
     readings = [(1.0 + at, "retries", value) for at, value in enumerate(values)]
-    finding = judged(Folder(path=tmp_path, readings=readings), observed={"reading": "retries", "increase": {"min": 0}})
+    finding = _judged(Folder(path=tmp_path, readings=readings), observed={"reading": "retries", "increase": {"min": 0}})
 
     assert finding.grade is Grade.UNKNOWN

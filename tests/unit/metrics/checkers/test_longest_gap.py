@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.run_folders import Folder, probes
 from tests.unit.metrics.evidences import evidence_of
 
 
-def judged(folder: Folder, limit: str = "250ms") -> Finding:
+def _judged(folder: Folder, limit: str = "250ms") -> Finding:
     return parse_expectation({"longest_gap": {"max": limit}}).judge(folder.evidence())
 
 
@@ -31,7 +32,7 @@ def test_the_gap_is_the_time_between_successes_that_arrive(
     tmp_path: Path, lost: tuple[float, float], gap_s: float, grade: Grade
 ) -> None:
     """Probes every 20 ms with answers after 1 ms, lost in a known stretch; its bounds differ by two intervals."""
-    finding = judged(Folder(path=tmp_path, probes=probes(lost)))
+    finding = _judged(Folder(path=tmp_path, probes=probes(lost)))
 
     assert finding.value == pytest.approx(gap_s, abs=1e-6)
     assert finding.grade is grade
@@ -45,13 +46,13 @@ def test_a_slow_success_is_a_gap_too(tmp_path: Path) -> None:
         f"probe @{1 + n * 0.02:.2f} +{0.401 - (n - 150) * 0.02 if 150 <= n < 170 else 0.001:.3f} ok" for n in range(450)
     ]
 
-    assert judged(Folder(path=tmp_path, probes="\n".join(slow))).value == pytest.approx(0.42, abs=0.021)
+    assert _judged(Folder(path=tmp_path, probes="\n".join(slow))).value == pytest.approx(0.42, abs=0.021)
 
 
 def test_a_freeze_of_the_machine_excuses_only_its_own_time(tmp_path: Path) -> None:
     """A gap of 320 ms, of which the machine was frozen for 200 ms, is the harness's; one of 1 s is not."""
-    frozen = judged(Folder(path=tmp_path / "a", probes=probes((4.0, 4.3)), hiccups=[(4.25, 0.2)]))
-    real = judged(Folder(path=tmp_path / "b", probes=probes((4.0, 5.0)), hiccups=[(4.25, 0.2)]))
+    frozen = _judged(Folder(path=tmp_path / "a", probes=probes((4.0, 4.3)), hiccups=[(4.25, 0.2)]))
+    real = _judged(Folder(path=tmp_path / "b", probes=probes((4.0, 5.0)), hiccups=[(4.25, 0.2)]))
 
     assert frozen.grade is Grade.PASS
     assert [one["label"] for one in frozen.witness] == ["service", "harness"]
@@ -64,7 +65,7 @@ def test_too_many_gaps_put_down_to_freezes_are_unknown(tmp_path: Path) -> None:
     stretches = [(4.0 + one, 4.3 + one) for one in range(4)]
     folder = Folder(path=tmp_path, probes=probes(*stretches), hiccups=[(4.25 + one, 0.2) for one in range(4)])
 
-    assert judged(folder).grade is Grade.UNKNOWN
+    assert _judged(folder).grade is Grade.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_too_many_gaps_put_down_to_freezes_are_unknown(tmp_path: Path) -> None:
 )
 def test_a_prober_that_did_not_look_is_no_pass(tmp_path: Path, asked: str, why: str) -> None:
     """Silence is neither up nor down."""
-    finding = judged(Folder(path=tmp_path, probes=asked), limit="1h")
+    finding = _judged(Folder(path=tmp_path, probes=asked), limit="1h")
 
     assert finding.grade is Grade.UNKNOWN
     assert why in finding.detail
@@ -98,7 +99,7 @@ def test_gaps_and_outages_agree_with_a_walk_through_time(answers: list[tuple[int
     evidence = evidence_of(rows_of("\n".join(lines)), baseline=(1.0, 9.0))
 
     marks = _naive_marks(answers)
-    naive = sorted((b - a for a, b in zip(marks, marks[1:], strict=False) if b > a), reverse=True)
+    naive = sorted((b - a for a, b in pairwise(marks) if b > a), reverse=True)
     assert [gap.end_ns - gap.start_ns for gap in gaps(evidence)] == naive
     assert [(one.probes, round(one.high_s, 3)) for one in outages(evidence)] == _naive_outages(evidence, answers)
 
