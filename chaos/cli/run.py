@@ -181,9 +181,11 @@ def _run_all(requests: "Sequence[Request]", *, as_json: bool) -> int:
 
 
 def _print_finished(finished: "Finished") -> None:
-    say(_render(finished.verdict))
+    if finished.verdict.phases or finished.problem is None:
+        say(_render(finished.verdict))
     say(f"run: {finished.run_dir}   report: {finished.run_dir / 'report.html'}")
     if finished.problem is not None:
+        # Where nothing was measured, this is all there is to tell.
         say(f"holdfast: {finished.problem}", err=True)
 
 
