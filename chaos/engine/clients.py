@@ -20,6 +20,7 @@ LINE_LIMIT_BYTES: Final = 64 * 1024
 COUNTS: Final = ("intended", "started", "completed", "ok", "fail", "info", "unsent", "lateness_p99_s")
 FINISH_WITHIN_S: Final = 15.0
 """A client process awaits what is in flight for 10 s at most, and then has its history to write."""
+LAST_WORD_WITHIN_S: Final = 2.0
 
 Listener = Callable[["Client", str, Mapping[str, Any]], None]
 """Told of every line a client says: the client, the word after `load`, the rest."""
@@ -122,7 +123,9 @@ class Client:
             await self.exited()
             returncode = None
         if self._reading is not None:
-            await self._reading
+            # A child of the client may hold its output open for longer than the client lives.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._reading, LAST_WORD_WITHIN_S)
         return returncode, self._finished if self._finished is not None else self.latest
 
     async def _read(self, fd: int) -> None:

@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from chaos.engine.clients import Client, ClientCommand, counts
 from chaos.engine.play import Stage
 from chaos.engine.progress import Progress
+from chaos.engine.readings import Readings
 from chaos.engine.switch import EndEarly, Reason, Switch
 from chaos.engine.watch import Tripped, Watch
 from chaos.errors import HoldfastError, TargetError
@@ -33,7 +34,6 @@ from metrics.events import EventLog
 CLIENTS_READY_WITHIN_S: Final = 60.0
 FAULTS_OVERTIME_S: Final = 300.0
 """How much longer than planned the phase faults may take: a rolling deploy lasts as long as it lasts."""
-READING_LIMIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,7 @@ class Life:
     equipment: Equipment
     clients: Sequence[ClientCommand]
     readings: Sequence[str]
+    """Names of the target's `observe`."""
     guardrails: Sequence[tuple[str, Guardrail]]
     max_duration_s: float | None
     phases: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -69,9 +70,11 @@ class Life:
     _phase_began_ns: int = 0
     _watch: Watch = field(init=False)
     _stage: Stage = field(init=False)
+    _readings: Readings = field(init=False)
 
     def __post_init__(self) -> None:
         tools = self.equipment
+        self._readings = Readings(names=self.readings, target=tools.target, events=tools.events, log=tools.log)
         self._watch = Watch(guardrails=self.guardrails, on_trip=self._trip)
         self._stage = Stage(target=tools.target, events=tools.events, undo=tools.undo, log=tools.log)
         tools.progress.in_force = self._stage.in_force
@@ -243,13 +246,13 @@ class Life:
     @contextlib.asynccontextmanager
     async def _read_around(self) -> AsyncIterator[None]:
         """Takes the readings at the start of the phase, beside its work, and at its end."""
-        reading = asyncio.create_task(self._read("start"))
+        reading = asyncio.create_task(self._readings.take(f"{self._phase}.start"))
         try:
             yield
             await reading
         finally:
             reading.cancel()
-        await self._read("end")
+        await self._readings.take(f"{self._phase}.end")
 
     def _enter(self, phase: str) -> None:
         tools = self.equipment
@@ -276,19 +279,6 @@ class Life:
         assert self._phase is not None, "only a phase that goes on can be waited for"  # noqa: S101
         ends_ns = self._phase_began_ns + int(self.plan.phases[self._phase] * 1e9)
         await asyncio.sleep(max(0.0, (ends_ns - time.monotonic_ns()) / 1e9))
-
-    async def _read(self, at: str) -> None:
-        await asyncio.gather(*(self._read_one(name, f"{self._phase}.{at}") for name in self.readings))
-
-    async def _read_one(self, name: str, at: str) -> None:
-        tools = self.equipment
-        try:
-            value = await asyncio.wait_for(tools.target.observe(name), READING_LIMIT_S)
-        except (TargetError, TimeoutError) as error:
-            # A reading that fails is no reason to stop: who needs it will find it missing.
-            tools.log.warning("reading.failed", name=name, at=at, error=str(error))
-        else:
-            tools.events.append("reading", name=name, value=value, at=at)
 
     def _hear(self, client: Client, word: str, said: Mapping[str, Any]) -> None:
         """Whatever a client says, as it says it."""

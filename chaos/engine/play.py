@@ -27,6 +27,7 @@ HEAL_LIMIT_S: Final = 60.0
 HEAL_PROOF_LIMIT_S: Final = 30.0
 HEAL_TRIES: Final = 2
 _LOOK_EVERY_S: Final = 0.02
+_ONE_LOOK_S: Final = 2.0
 _MENDABLE: Final = (HoldfastError, OSError, TimeoutError)
 
 
@@ -118,7 +119,8 @@ class _Play:
             healed = healed or await self._try("heal", asyncio.wait_for(self._fault.heal(self._scene), HEAL_LIMIT_S))
         if healed:
             self._event("fault.healed")
-        proof = await self._prove(self._fault.heal_proof, HEAL_PROOF_LIMIT_S)
+        # What could not even be healed will not become right by waiting: one look says what is left.
+        proof = await self._prove(self._fault.heal_proof, HEAL_PROOF_LIMIT_S if healed else 0.0)
         self._event("fault.heal_proven", proven=proof.proven, evidence=dict(proof.evidence))
         if proof.proven:
             self._stage.undo.done(self._occurrence.fault_id)
@@ -153,7 +155,7 @@ class _Play:
         ends_s = loop.time() + within_s
         while True:
             try:
-                proof = await asyncio.wait_for(look(self._scene), max(_LOOK_EVERY_S, ends_s - loop.time()))
+                proof = await asyncio.wait_for(look(self._scene), max(_ONE_LOOK_S, ends_s - loop.time()))
             except _MENDABLE as error:
                 proof = Proof(proven=False, evidence={"error": str(error) or f"no answer within {within_s:g} s"})
             if proof.proven or loop.time() >= ends_s:

@@ -131,6 +131,18 @@ def test_a_fault_whose_effect_is_not_proven_is_no_pass(bench: Bench) -> None:
     assert ran.first("fault.heal_proven").data["proven"] is True
 
 
+def test_a_fault_that_cannot_be_healed_is_left_dirty_and_named(bench: Bench) -> None:
+    """A killed node that does not start again: exit 5, whatever else was found, and how to clear it is told."""
+    ran = bench.run(faults=[KILL], set={"portal.env.ONCE": "1"})
+
+    assert ran.returncode == 5, ran.stderr
+    assert ran.first("fault.heal_proven").data["proven"] is False
+    assert [event.data["step"] for event in ran.events if event.kind == "fault.failed"] == ["heal", "heal"]
+    (left,) = ran.first("run.ended").data["left"]
+    assert "kill-1: kill on portal-" in left
+    assert "holdfast heal" in left
+
+
 def test_a_target_that_cannot_start_gives_a_clear_error_and_leaves_nothing(bench: Bench) -> None:
     """The command does not exist."""
     ran = bench.run(set={"front.command": "no-such-program-anywhere"})

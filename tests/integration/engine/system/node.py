@@ -1,9 +1,14 @@
-"""A tiny real node: answers GETs, names its version, ends on SIGTERM (STUBBORN=1: does not)."""
+"""A tiny real node: answers GETs, names its version, ends on SIGTERM.
+
+STUBBORN=1: does not end on SIGTERM. ONCE=1: starts only once, and exits with status 3 when started again.
+"""
 
 import asyncio
 import json
 import os
 import signal
+import sys
+from pathlib import Path
 
 INSTANCE = os.environ["HOLDFAST_INSTANCE"]
 VERSION = os.environ.get("VERSION", "v1")
@@ -33,4 +38,8 @@ async def serve() -> None:
         await stop.wait()
 
 
+started_before = Path(os.environ["HOLDFAST_DATA_DIR"]) / "started"
+if os.environ.get("ONCE") == "1" and started_before.exists():
+    sys.exit(3)
+started_before.touch()
 asyncio.run(serve())
