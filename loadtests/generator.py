@@ -116,6 +116,7 @@ class Generator:
         """
         runner = self._environment.create_local_runner()
         self._environment.events.init.fire(environment=self._environment, runner=runner, web_ui=None)
+        began = False
         try:
             self._await_target()
             runner.start(self._plan.users, self._plan.spawn_rate)
@@ -124,6 +125,7 @@ class Generator:
                 self._channel.say("ready")
                 gc.collect()
                 gc.freeze()  # what Locust imported stays for ever; walking it again and again is lateness
+                began = True
                 self._line.begin(time.monotonic_ns() + _LEAD_NS)
             while not self._stop.wait(STATUS_EVERY_S) and self._channel.heard:
                 self._journal.recorder.flush()
@@ -135,6 +137,8 @@ class Generator:
             self._environment.events.quitting.fire(environment=self._environment, reverse=True)
             self._journal.recorder.close()
             self._channel.say_counts("finished", self.counts())
+        if began and self._load.given_up is not None:
+            raise LoadError(f"a user gave up under load: {self._load.given_up}")
         if self._errors.count:
             raise LoadError(f"{self._errors.count} errors in the locustfile; the first: {self._errors.first}")
         return EXIT_FINE

@@ -89,6 +89,8 @@ class Line:
         waited = False
         self._taken.add(arrival)
         try:
+            if arrival.intended_ns <= time.monotonic_ns():
+                gevent.sleep(0)  # overdue work that fails at once would never let anybody else run
             # A timer may fire a little early; starting before the intended time would give negative latencies.
             while (ahead_ns := arrival.intended_ns - time.monotonic_ns()) > 0:
                 waited = True

@@ -8,7 +8,6 @@ service's and not the generator's; its own freezes it reports itself.
 """
 
 import asyncio
-import contextlib
 import heapq
 import os
 import signal
@@ -22,6 +21,7 @@ from loadtests.hiccup import HiccupMeter
 from loadtests.options import WRITER_MAX, OptionParser, file_stem, positive, url_path, whole
 from loadtests.probe import Prober, Reply
 from loadtests.protocol import (
+    EXIT_FAILED,
     EXIT_FINE,
     EXIT_UNUSABLE,
     IN_FLIGHT_GRACE_S,
@@ -47,6 +47,7 @@ class Probing:
         self._start_ns = 0
         self._end_ns: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trouble: BaseException | None = None
         self._processes = 0
         self._free_processes: list[int] = []
         self._started = 0
@@ -55,23 +56,33 @@ class Probing:
         self._lateness = Spread()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Probes until `stop` is set, then awaits what is in flight."""
+        """Probes until `stop` is set, then awaits what is in flight.
+
+        Raises:
+            OSError: the history cannot be written.
+        """
+        stopped = asyncio.create_task(stop.wait())
         self._start_ns = time.monotonic_ns()
         for number, offset_s in enumerate(self._schedule()):
             intended_ns = self._start_ns + round(offset_s * 1e9)
             while not stop.is_set() and (ahead_ns := intended_ns - time.monotonic_ns()) > 0:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), ahead_ns / 1e9)
+                await asyncio.wait({stopped}, timeout=ahead_ns / 1e9)
             if stop.is_set():
                 self._end_ns = self._end_ns or time.monotonic_ns()
                 if intended_ns > self._end_ns:
                     break
+            if self._trouble is not None:
+                stop.set()
+                break
             self._lateness.add(time.monotonic_ns() - intended_ns)
             self._started += 1
             self._spawn(self._probe(intended_ns, fresh=number % 2 == 0))
+        await stopped
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=IN_FLIGHT_GRACE_S)
         self._prober.close()
+        if self._trouble is not None:
+            raise self._trouble
 
     def counts(self) -> Counts:
         """The running totals now."""
@@ -93,7 +104,12 @@ class Probing:
     def _spawn(self, probe: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(probe)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._trouble = self._trouble or error
 
     async def _probe(self, intended_ns: int, *, fresh: bool) -> None:
         # A logical client does one thing at a time; when probes overlap, more of them take turns.
@@ -123,15 +139,21 @@ async def _serve(probing: Probing, recorder: Recorder, channel: Channel) -> None
     meter.start()
     channel.say("ready")
     running = asyncio.create_task(probing.run(stop))
-    while not running.done():
-        await asyncio.wait({running}, timeout=STATUS_EVERY_S)
-        recorder.flush()
-        if not running.done():
-            channel.say_counts("status", probing.counts())
-            if not channel.heard:
-                stop.set()
-    meter.stop()
-    running.result()
+    try:
+        while not running.done():
+            await asyncio.wait({running}, timeout=STATUS_EVERY_S)
+            recorder.flush()
+            if not running.done():
+                channel.say_counts("status", probing.counts())
+                if not channel.heard:
+                    stop.set()
+    finally:
+        meter.stop()
+        stop.set()  # recording may have failed
+        await asyncio.wait({running})
+        failed = running.exception()
+    if failed is not None:
+        raise failed
 
 
 def _soon(loop: asyncio.AbstractEventLoop, say: Callable[[], None]) -> None:
@@ -153,9 +175,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_UNUSABLE
     prober = Prober(address=given.address, path=options.path, timeout_s=options.timeout)
     probing = Probing(prober, recorder, constant(1 / options.interval))
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(probing, recorder, channel))
-    recorder.close()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(probing, recorder, channel))
+        recorder.close()
+    except OSError as error:
+        complain(f"loadtests.prober: cannot record what it sees: {error}")
+        return EXIT_FAILED
     channel.say_counts("finished", probing.counts())
     return EXIT_FINE
 

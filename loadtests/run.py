@@ -54,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnusableInputError as error:
         complain(f"loadtests.run: {error}")
         return EXIT_UNUSABLE
+    except OSError as error:
+        complain(f"loadtests.run: cannot record what it does: {error}")
+        return EXIT_FAILED
     except LoadError as error:
         complain(f"loadtests.run: {error}")
         return EXIT_FAILED

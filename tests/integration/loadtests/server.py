@@ -36,6 +36,7 @@ class Reply:
     content_type: str = "application/json"
     after_s: float = 0.0
     raw: bytes | None = None  # instead of all else; the connection is closed after it
+    then_close: bool = False
     drop: str | None = None  # "eof", "rst" or "midway"
 
 
@@ -145,4 +146,4 @@ class Server:
         wire = ("\r\n".join(lines) + "\r\n\r\n").encode() + reply.body
         writer.write(wire[:-1] if reply.drop == "midway" else wire)
         await writer.drain()
-        return reply.drop is None  # even when asked to close: that is for the client to do
+        return reply.drop is None and not reply.then_close  # even when asked to close: that is for the client to do

@@ -1,5 +1,7 @@
 """What cannot be used is told in one clear line, without a traceback, and with the exit code of DESIGN."""
 
+import re
+import resource
 import socket
 
 import pytest
@@ -111,6 +113,31 @@ def test_a_task_that_raises_is_reported_counted_and_fails_the_process_in_the_end
     assert {done.type for _, done in bench.operations("look")} == {OK}
     assert ended.stderr.count("a task raised: DefaultTaskSet: KeyError: 'a bug'") == 1
     assert "errors in the locustfile; the first: " in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["load", "prober"])
+def test_a_history_that_cannot_be_written_ends_the_process(bench: Bench, kind: str) -> None:
+    """The limit on file sizes is reached under way, as a full disk would be: exit 1 with the cause, by itself."""
+    server = bench.server()
+    if kind == "load":
+        process = bench.load(bench.locustfile(FINE), "--rate", "500", "--users", "5", url=server.url)
+    else:
+        process = bench.prober("--interval", "0.002", url=server.url)
+    process.until("ready")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
+    ended = process.end(by=None)
+    assert ended.code == 1
+    assert re.search("cannot record what it .*File too large", ended.stderr)
+
+
+def test_tasks_that_fail_at_once_cannot_keep_the_load_from_ending(bench: Bench) -> None:
+    """20,000 arrivals a second that raise without ever waiting for anything: status and SIGTERM still get through."""
+    text = "class Visitor(HonestUser):\n    @task\n    def look(self):\n        raise KeyError('at once')\n"
+    process = bench.load(bench.locustfile(text), "--rate", "20000", "--users", "5", url=bench.server().url)
+    assert process.until("status")["user_errors"] > 0
+    ended = process.end(within_s=5)
+    assert ended.code == 1
+    assert "KeyError: 'at once'" in ended.stderr.splitlines()[-1]
 
 
 def test_a_bug_in_on_start_ends_the_load_before_it_begins(bench: Bench) -> None:

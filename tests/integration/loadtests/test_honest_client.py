@@ -150,6 +150,18 @@ def test_a_handshake_that_fails_has_sent_nothing(bench: Bench) -> None:
     assert not server.requests
 
 
+def test_a_connection_closed_while_idle_is_replaced_before_anything_is_sent(bench: Bench) -> None:
+    """A server that answers and then closes without a word: no request fails, and none is sent twice."""
+    server = bench.server(lambda _: Reply(then_close=True))
+    text = CASES.format(cases=[("x", "POST")])
+    process = bench.load(bench.locustfile(text), "--rate", "50", "--users", "1", url=server.url)
+    until(lambda: len(server.requests) >= 20)
+    process.end()
+    pairs = bench.operations("x POST")
+    assert {done.type for _, done in pairs} == {OK}
+    assert len(pairs) == len(server.requests)
+
+
 @pytest.mark.parametrize(("keep_alive", "most"), [(True, 5), (False, None)])
 def test_connections_are_kept_or_fresh_as_asked(bench: Bench, *, keep_alive: bool, most: int | None) -> None:
     """Five users make at most five connections when kept alive, and one a request when not."""
