@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from chaos.errors import HealError, TargetError
-from chaos.processes import Identity, alive, kill_all, send
+from chaos.processes import Identity, alive, freeze, kill_all, send
 from chaos.roster import GUARD_FILE, Guarded, read_guarded, remove_data
 from chaos.undo import STEP_LIMIT_S, Starter, Step, UndoLog, carry_out, read_undo
 from metrics.events import EventLog
@@ -19,6 +19,7 @@ HEAL_LIMIT_S: Final = 2.0
 ASK_LIMIT_S: Final = 0.7
 KILL_LIMIT_S: Final = 1.5
 """Together below the 5 s within which nothing of a dead run may be left."""
+_FREEZE_LIMIT_S: Final = 0.3
 _SETTLE_S: Final = 0.1
 _POLL_S: Final = 0.01
 _STEP_AT_LEAST_S: Final = 0.1
@@ -154,7 +155,7 @@ def _end_processes(guarded: Guarded, killed: list[Identity]) -> tuple[Identity, 
     It looks once more after a moment: a process forked by the runner just before its death may not have become
     recognisable at the first look.
     """
-    seen = set(guarded.members())
+    seen = set(freeze(guarded.members, within_s=_FREEZE_LIMIT_S))
     _ask_to_end(guarded)
 
     def find() -> tuple[Identity, ...]:

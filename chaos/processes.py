@@ -335,19 +335,36 @@ def _works_in(pid: int, folders: Sequence[Path]) -> bool:
     return any(cwd.is_relative_to(folder) for folder in folders)
 
 
+def freeze(find: Callable[[], tuple[Identity, ...]], *, within_s: float) -> tuple[Identity, ...]:
+    """Stops what `find` finds until it finds nothing new, and gives all of it: stopped processes have no children.
+
+    Without it a child that is forked between a look and its parent's death, and hides, would be found by nobody.
+    """
+    deadline = time.monotonic() + within_s
+    seen: set[Identity] = set()
+    while new := set(find()) - seen:
+        for identity in new:
+            # Another user's process cannot be stopped; whether it can be ended is seen by whoever tries.
+            with contextlib.suppress(TargetError):
+                send(identity, signal.SIGSTOP)
+        seen |= new
+        if time.monotonic() > deadline:
+            break
+    return tuple(sorted(seen, key=lambda it: it.pid))
+
+
 def kill_all(
     find: Callable[[], tuple[Identity, ...]], *, within_s: float, known: Iterable[Identity] = ()
 ) -> tuple[Identity, ...]:
     """Kills what `find` finds, and what of `known` lives, until nothing does; gives back what is left after `within_s`.
 
-    SIGKILL also ends stopped processes. It is repeated because a process may fork between being found and dying.
-    `known` are those seen before their parents ended: an orphan that changed its session and environment is found
-    in no other way.
+    SIGKILL also ends stopped processes. `known` are those seen before their parents ended: an orphan that changed
+    its session and environment is found in no other way.
     """
     deadline = time.monotonic() + within_s
     seen = set(known)
     while True:
-        seen.update(find())
+        seen.update(freeze(find, within_s=within_s / 2))
         found = tuple(sorted((it for it in seen if alive(it)), key=lambda it: it.pid))
         if not found or time.monotonic() > deadline:
             return found

@@ -17,6 +17,8 @@ from chaos.processes import Belonging, Identity, alive, members, myself
 GUARD_FILE: Final = "guard.json"
 ROSTER_FILE: Final = "processes.ndjson"
 OUTSIDE_FILE: Final = "outside.txt"
+READY_FOLDER: Final = "ready"
+"""Where launchers report their outputs, one file an instance."""
 WATCHDOG: Final = "watchdog"
 CHILD: Final = "/child"
 """After the name of an instance: a process that the instance started itself."""
@@ -150,26 +152,48 @@ def read_guarded(run_dir: Path) -> Guarded | None:
 
 
 def outside_folders(run_dir: Path, run_id: str, instance: str | None = None) -> tuple[Path, ...]:
-    """Folders elsewhere that instances (or one) named in `<data_dir>/outside.txt` and that carry this run's mark file.
+    """Folders elsewhere that instances (or one) named in `<data_dir>/outside.txt` and that are this run's for sure.
 
-    Without the file `.holdfast-<run id>` in it a folder is not ours, whatever the list says.
+    Two independent conditions hold for each, since it will be removed: it lies directly in a temporary folder of the
+    system, and it carries the file `.holdfast-<run id>`.
     """
     folders = []
     for listing in sorted((run_dir / "data").glob(f"{instance or '*'}/{OUTSIDE_FILE}")):
         for line in listing.read_text().splitlines():
             folder = Path(line.strip())
-            marked = (folder / f".holdfast-{run_id}").is_file()
-            if folder.is_absolute() and not folder.is_symlink() and folder.is_dir() and marked:
-                folders.append(folder.resolve())
+            if _lies_in_temporary(folder) and (folder / f".holdfast-{run_id}").is_file():
+                folders.append(folder)
     return tuple(folders)
 
 
+def _lies_in_temporary(folder: Path) -> bool:
+    """Whether it is a plain folder, no link and no mount, directly in a temporary folder of the system.
+
+    Whatever a listing says and whatever else goes wrong, nothing else on the machine can then be removed.
+    """
+    import tempfile
+
+    temporary = {Path(name).resolve() for name in (tempfile.gettempdir(), "/tmp", "/var/tmp")}  # noqa: S108  # compared
+    temporary.discard(Path("/"))
+    return (
+        folder.is_absolute()
+        and ".." not in folder.parts
+        and folder.parent.resolve() in temporary
+        and folder.is_dir()
+        and not folder.is_symlink()
+        and not folder.is_mount()
+    )
+
+
 def remove_data(run_dir: Path, run_id: str) -> tuple[str, ...]:
-    """Removes the data folders of a run, also those elsewhere; gives back what could not be removed, and why."""
+    """Removes the data folders of a run, also those elsewhere, and what launchers reported.
+
+    Gives back what could not be removed, and why.
+    """
     import shutil
 
     left = []
-    for folder in (*outside_folders(run_dir, run_id), run_dir / "data"):
+    for folder in (*outside_folders(run_dir, run_id), run_dir / "data", run_dir / READY_FOLDER):
         try:
             shutil.rmtree(folder)
         except FileNotFoundError:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from chaos.errors import TargetError
 from chaos.processes import Identity, alive
-from chaos.roster import Roster
+from chaos.roster import READY_FOLDER, Roster
 from chaos.targets.commands import Commands
 from chaos.targets.local import read_version
 from chaos.targets.observing import observe
@@ -204,7 +204,7 @@ class AttachedTarget:
         it = self._system.instance(instance)
         if not it.external and self.identity(instance) is None:
             return False
-        return await check_ready(self._system, it, self._up.run_dir / "ready" / f"{instance}.json") is None
+        return await check_ready(self._system, it, self._up.run_dir / READY_FOLDER / f"{instance}.json") is None
 
     async def version(self, instance: str) -> str | None:
         """The version the instance reports, where the role says how to ask; None otherwise."""

@@ -223,9 +223,11 @@ class Commands:
 
 def same(value: float | str, wanted: object) -> bool:
     """Whether a reading is what a file says with `is`: numbers as numbers, everything else as text."""
+    if isinstance(wanted, bool):
+        return value == str(wanted).lower()
     if isinstance(value, float) and isinstance(wanted, int | float):
         return value == float(wanted)
-    return str(value) == (str(wanted).lower() if isinstance(wanted, bool) else str(wanted))
+    return value == str(wanted)
 
 
 def _dump_path(run_dir: Path, name: str) -> Path:

@@ -13,8 +13,8 @@ from typing import Any, Final
 from chaos.errors import TargetError
 from chaos.leftovers import end_run, members_of
 from chaos.ports import Ports
-from chaos.processes import INSTANCE_MARK, Identity, Process, own_environment, send, spawn, state
-from chaos.roster import CHILD, Roster
+from chaos.processes import INSTANCE_MARK, Identity, Process, freeze, own_environment, send, spawn, state
+from chaos.roster import CHILD, READY_FOLDER, Roster
 from chaos.signals import named
 from chaos.targets.commands import Commands, argv_of, ending, last_lines, sweep
 from chaos.targets.observing import observe
@@ -31,15 +31,17 @@ RUNNING_FOR_S: Final = 0.2
 """An instance without any check counts as ready when it has run for this long."""
 ABORT_GRACE_S: Final = 1.0
 _KILL_LIMIT_S: Final = 5.0
+_FREEZE_LIMIT_S: Final = 0.3
 
 
 @dataclass(slots=True, kw_only=True)
 class _Running:
-    """A process that is an instance now; `expected` once its end is intended."""
+    """A process that is an instance now; `expected` once its end is intended, `ready` once it has been ready."""
 
     process: Process
     watch: "asyncio.Task[None]"
     expected: bool = False
+    ready: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class LocalTarget:
         instances = {name: seat.instance for name, seat in self._seats.items()}
         self._system = System(topology, run_dir=roster.run_dir, instances=instances)
         self._commands = Commands(self._system, roster, self._running_now)
+        self._stopped = False
 
     @property
     def name(self) -> str:
@@ -138,6 +141,7 @@ class LocalTarget:
             running = self._spawn(seat)
             try:
                 await self._await_ready(seat, running)
+                running.ready = True
                 self._register_children(instance, running.process.identity)
             except BaseException:
                 running.expected = True
@@ -203,7 +207,7 @@ class LocalTarget:
         return tuple(it for it in self._system.instances() if it.external or self.identity(it.name) is not None)
 
     def _ready_file(self, instance: str) -> Path:
-        return self._roster.run_dir / "ready" / f"{instance}.json"
+        return self._roster.run_dir / READY_FOLDER / f"{instance}.json"
 
     async def _start_roles(self) -> None:
         up = {name: asyncio.Event() for name in self._topology.roles}
@@ -235,6 +239,8 @@ class LocalTarget:
             await self.start_instance(instance.name)
 
     def _spawn(self, seat: _Seat) -> _Running:
+        if self._stopped:
+            raise TargetError(f"{seat.instance.name} is not started: {self.name} has been stopped")
         instance, role = seat.instance, self._system.role(seat.instance)
         data_dir = self._roster.run_dir / "data" / instance.name
         ready_file = self._ready_file(instance.name)
@@ -357,20 +363,31 @@ class LocalTarget:
         if running is None:
             return
         running.expected = True
-        identity = running.process.identity
-        # While the parent lives its children are still known as such.
-        known = members_of(self._roster.run_dir, seat.instance.name)
+        known = self._tree(seat, running)
         if not running.watch.done() and grace_s > 0:
-            send(identity, named(self._system.role(seat.instance).stop.signal))
-            if state(identity) == "T":
-                # A stopped process takes no other signal before it may go on.
-                send(identity, named("CONT"))
+            self._ask_to_end(seat, running)
             await asyncio.wait({running.watch}, timeout=grace_s)
-        if not running.watch.done():
-            send(identity, named("KILL"))
-            await asyncio.wait({running.watch}, timeout=_KILL_LIMIT_S)
-        await self._settle(seat)
         sweep(self._roster, seat.instance.name, known=known)
+        await asyncio.wait({running.watch}, timeout=_KILL_LIMIT_S)
+        await self._settle(seat)
+
+    def _ask_to_end(self, seat: _Seat, running: _Running) -> None:
+        identity = running.process.identity
+        send(identity, named(self._system.role(seat.instance).stop.signal))
+        if state(identity) == "T":
+            # A stopped process takes no other signal before it may go on.
+            send(identity, named("CONT"))
+
+    def _tree(self, seat: _Seat, running: _Running) -> tuple[Identity, ...]:
+        """What an instance consists of: while the parent lives its children are still known as such.
+
+        One that never became ready may just be starting children, so it is held still meanwhile.
+        """
+
+        def find() -> tuple[Identity, ...]:
+            return members_of(self._roster.run_dir, seat.instance.name)
+
+        return find() if running.ready else freeze(find, within_s=_FREEZE_LIMIT_S)
 
     async def _settle(self, seat: _Seat) -> None:
         """Lets the watch of an ended process write its line.
@@ -387,6 +404,8 @@ class LocalTarget:
         seat.running = None
 
     async def _stop(self, *, grace_limit_s: float | None) -> tuple[str, ...]:
+        # A start that waits for its turn must not come after the stop.
+        self._stopped = True
         left: list[str] = []
         known = members_of(self._roster.run_dir)
         try:

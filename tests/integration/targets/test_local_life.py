@@ -1,7 +1,11 @@
 """A running target: instances die and come back, are read, acted on and stopped; nothing of them stays."""
 
 import json
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,23 +210,45 @@ async def test_prepare_and_final_commands_run_to_their_end(workshop: Workshop) -
         ]  # fmt: skip
 
 
-async def test_data_elsewhere_is_removed_only_with_the_mark_of_the_run(workshop: Workshop) -> None:
-    """The launcher lists two folders outside; one carries the mark file of this run, one belongs to somebody."""
-    ours, theirs = workshop.folder / "ours", workshop.folder / "theirs"
-    ours.mkdir()
-    theirs.mkdir()
-    (ours / f".holdfast-{workshop.token}-run-1").touch()
-    (theirs / "precious").touch()
+def existing(folders: list[Path]) -> list[Path]:
+    """Those of them that are there."""
+    return [folder for folder in folders if folder.is_dir()]
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A throw-away folder directly in the system's temporary one, as a launcher makes it."""
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+another = elsewhere
+
+
+async def test_data_elsewhere_is_removed_only_when_it_is_surely_ours(
+    workshop: Workshop, elsewhere: Path, another: Path
+) -> None:
+    """A listed folder needs both the mark of this run and its place in a temporary folder.
+
+    Every folder in the list is made for this test: should the rules break, nothing else can be lost.
+    """
+    mark = f".holdfast-{workshop.token}-run-1"
+    deeper = workshop.folder / "deeper"
+    deeper.mkdir()
+    (elsewhere / mark).touch()
+    (deeper / mark).touch()
+    (another / "precious").touch()
+    listed = [elsewhere, another, deeper, workshop.folder / "gone", elsewhere / ".." / deeper.name]
     code = (
         "import os, pathlib, signal\n"
         "listing = pathlib.Path(os.environ['HOLDFAST_DATA_DIR'], 'outside.txt')\n"
-        f"listing.write_text('{ours}\\n{theirs}\\n{workshop.folder}/gone\\n/\\n')\n"
+        f"listing.write_text({chr(10).join(map(str, listed))!r})\n"
         "signal.pause()"
     )
     path = workshop.topology({"base": {"command": ["${python}", "-c", code]}})
     async with workshop.opened(path) as opened:
         await opened.target.start()
-        assert ours.exists()
+        assert existing(listed) == [elsewhere, another, deeper]
         assert await opened.target.stop() == ()
-        assert not ours.exists()
-        assert (theirs / "precious").exists()
+    assert existing(listed) == [another, deeper]

@@ -1,6 +1,7 @@
 """A target held up by one process and used by another: the same faults, and it stays up afterwards."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chaos.errors import TargetError
-from chaos.processes import alive, python_environment, send, state
+from chaos.processes import Identity, alive, python_environment, send, state
 from chaos.targets.opening import open_target
 from chaos.targets.topology import load_topology
 from chaos.targets.up import up
@@ -187,6 +188,19 @@ async def test_a_start_that_is_interrupted_leaves_nothing(workshop: Workshop) ->
     assert await asyncio.wait_for(holder.stdout.read(), 20) == b"left []\n"
     await holder.wait()
     assert workshop.left() == []
+
+
+async def test_a_holder_without_its_watchdog_stops(workshop: Workshop) -> None:
+    """The watchdog is killed: nobody would clear up after the holder, so it ends its target itself and says so."""
+    async with held_up(workshop, web(workshop)) as (holder, found):
+        line = (found.run_dir / "processes.ndjson").read_text().splitlines()[0]
+        watchdog = json.loads(line)
+        assert watchdog["name"] == "watchdog"
+        send(Identity(pid=watchdog["pid"], start_ticks=watchdog["start_ticks"]), signal.SIGKILL)
+        assert holder.stdout is not None
+        output = await asyncio.wait_for(holder.stdout.read(), 20)
+        assert output.startswith(b"error the watchdog of demo has died, so the target was stopped; see ")
+        assert workshop.left() == []
 
 
 async def test_which_target_a_run_gets_follows_from_overrides(workshop: Workshop) -> None:

@@ -98,6 +98,10 @@ class Workshop:
         """The events of a kind."""
         return [event for event in read_events(self.runs_dir / run) if event.kind == kind]
 
+    def has_data(self, run: str) -> bool:
+        """Whether data of a run's instances is still there."""
+        return (self.runs_dir / run / "data").exists()
+
     def left(self) -> list[int]:
         """The living processes that any topology of this workshop started, and their watchdogs."""
         return [pid for pid in every_process() if self._is_ours(pid)]
