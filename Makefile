@@ -12,7 +12,8 @@ help:  ## this list
 
 setup: $(STAMP)  ## install what is pinned in requirements.lock into .venv
 
-# uv where it is there; otherwise pip gets it, pinned by the same lock. Never another Python than the machine's.
+# uv where it is there; otherwise pip gets it, pinned by the same lock. Never another Python than the machine's. What
+# uv's cache holds already needs no network.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "Holdfast needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 setup" >&2; exit 1; }
@@ -26,7 +27,8 @@ $(STAMP): requirements.lock pyproject.toml
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r .venv/uv.txt; \
 	fi
 	@UV=$$(command -v uv || echo $(BIN)/uv); export VIRTUAL_ENV=$(CURDIR)/.venv UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy; \
-	  $$UV pip install -q --require-hashes -r requirements.lock \
+	  { $$UV pip install -q --offline --require-hashes -r requirements.lock 2>/dev/null \
+	    || $$UV pip install -q --require-hashes -r requirements.lock; } \
 	  && $$UV pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
