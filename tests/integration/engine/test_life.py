@@ -37,6 +37,10 @@ def test_a_run_goes_through_every_phase_proves_every_fault_and_can_be_judged_aga
     injected, healed = ran.first("fault.injected"), ran.first("fault.healed")
     assert (healed.t_ns - injected.t_ns) / 1e9 >= 0.3, "healed before its time"
     assert any(event.data["at"] == "faults.end" for event in ran.events if event.kind == "reading")
+    stopped_ns = ran.first("phase.ended").t_ns
+    ends = {it.instance: it.data for it in ran.events if it.kind == "instance.exited" and it.t_ns > stopped_ns}
+    assert len(ends) == 5
+    assert all(end["expected"] and end["returncode"] != -signal.SIGKILL for end in ends.values()), "not asked to end"
     assert ran.first("target.stopped").data == {"leftovers": []}
     assert ran.first("run.ended").data["outcome"] == "completed"
     assert (ran.run_dir / "history.parquet").exists()
