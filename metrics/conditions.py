@@ -69,7 +69,7 @@ def _fault_breaches(evidence: Evidence) -> list[str]:
     found = [_not_injected(fault) for fault in skipped if fault.failed_step is not None]
     quiet = [fault for fault in skipped if fault.failed_step is None]
     if quiet and evidence.ending.outcome not in ("interrupted", "guardrail"):
-        names = ", ".join(fault.fault_id for fault in quiet[:5])
+        names = ", ".join([fault.fault_id for fault in quiet[:5]] + (["..."] if len(quiet) > 5 else []))
         found.append(f"{count(len(quiet), 'fault')} of the plan were never injected: {names}")
     found += [
         f"{fault.fault_id}: its effect was not proven" + (f" ({fault.error})" if fault.error else "")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from metrics.sanitise import one_line
-from metrics.verdict import Verdict
+from metrics.verdict import FaultOutcome, Verdict
 from metrics.wording import NOTHING, percentage, quantity, seconds, value_and_limit
 
 if TYPE_CHECKING:
@@ -67,15 +67,23 @@ def _faults(verdict: Verdict) -> list[str]:
         (
             _safe(one.fault_id),
             _safe(", ".join(one.instances)),
-            f"at {seconds(one.injected_s)}" if one.injected_s is not None else "not injected",
-            "effect proven" if one.effect else "effect NOT PROVEN",
-            "kept" if one.kept else ("heal proven" if one.healed else "heal NOT PROVEN"),
-            f"recovered in {quantity(one.recovery_s, 's')}" if one.recovery_s is not None else "",
+            *_fate(one),
         )
         for one in verdict.faults[:_FAULTS_MAX]
     ]
     more = [f"  and {len(verdict.faults) - _FAULTS_MAX} more"] if len(verdict.faults) > _FAULTS_MAX else []
     return ["Faults", *_aligned(rows), *more] if rows else []
+
+
+def _fate(fault: FaultOutcome) -> tuple[str, str, str, str]:
+    if fault.injected_s is None:
+        return "not injected", "", "", ""
+    return (
+        f"at {seconds(fault.injected_s)}",
+        "effect proven" if fault.effect else "effect NOT PROVEN",
+        "kept" if fault.kept else ("heal proven" if fault.healed else "heal NOT PROVEN"),
+        f"recovered in {quantity(fault.recovery_s, 's')}" if fault.recovery_s is not None else "",
+    )
 
 
 def _numbers(verdict: Verdict) -> list[str]:

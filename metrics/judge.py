@@ -166,18 +166,22 @@ def _is_sigint(signal: str | None) -> bool:
 def _reasons(
     evidence: Evidence, findings: list[Finding], found: list[str], left: list[str], unexplained: int
 ) -> list[str]:
-    """Why it is no pass: failures that no fault explains first, then what is left, how it ended, what failed."""
+    """Why it is no pass: failures that no fault explains, what is left, how it ended, what failed, what is unknown."""
     reasons = [f"{count(unexplained, 'failure')} outside every fault window"] if unexplained else []
     reasons += [f"left dirty: {one}" for one in left]
     reasons += _ending_reasons(evidence)
-    for grade in (Grade.FAIL, Grade.UNKNOWN):
-        reasons += [f"{grade.value.upper()} {one.name}: {one.detail}" for one in findings if one.grade is grade]
+    reasons += _findings_told(findings, Grade.FAIL)
     if not findings and PLAN not in evidence.problems:
         reasons.append("nothing was expected, so nothing is shown")
-    reasons += found
+    # Before what could not be judged stands why: a target that did not start leaves every question open.
+    reasons += [*found, *_findings_told(findings, Grade.UNKNOWN)]
     if len(reasons) > _REASONS_MAX:
         reasons[_REASONS_MAX:] = [f"and {len(reasons) - _REASONS_MAX} more"]
     return reasons
+
+
+def _findings_told(findings: list[Finding], grade: Grade) -> list[str]:
+    return [f"{grade.value.upper()} {one.name}: {one.detail}" for one in findings if one.grade is grade]
 
 
 def _ending_reasons(evidence: Evidence) -> list[str]:

@@ -19,7 +19,7 @@ from metrics.faults import number_or_none
 LINES_MAX: Final = 50
 """Steps told of one operation; one that was retried often has a handful."""
 _LINE_BYTES_MAX: Final = 1 << 20
-_TIME_FIELDS: Final = ("t_ns", "start_time", "timestamp", "time", "ts", "@timestamp")
+_TIME_FIELDS: Final = ("t_ns", "started", "start_time", "timestamp", "time", "ts", "@timestamp")
 
 
 def stories(evidence: Evidence, ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

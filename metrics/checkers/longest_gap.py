@@ -40,18 +40,20 @@ class LongestGap:
 
         found = gaps(evidence)
         harness = [gap for gap in found if gap.seconds > self.max_s >= gap.unexcused_s]
-        # A gap partly frozen keeps only what the freeze does not explain.
-        candidates = [gap for gap in found if gap not in harness]
-        worst = max(candidates, key=lambda gap: (gap.unexcused_s, -gap.start_ns), default=None)
-        value_s = worst.unexcused_s if worst else None
+        worst = max(
+            (gap for gap in found if gap not in harness),
+            key=lambda gap: (self._counted_s(gap), -gap.start_ns),
+            default=None,
+        )
+        value_s = self._counted_s(worst) if worst else None
         doubts = [*history_doubts(evidence), *prober_doubts(evidence)]
         if not evidence.probes.ok.any():
             doubts.append("no probe succeeded")
         if len(harness) > HARNESS_GAPS_MAX:
             doubts.append(f"the machine froze during {count(len(harness), 'gap')} over the limit")
         spacing_s = interval_ns(evidence.probes) / 1e9
-        witness = [_told(evidence, gap, spacing_s, "service") for gap in [worst] if gap]
-        witness += [_told(evidence, gap, spacing_s, "harness") for gap in harness[:HARNESS_GAPS_MAX]]
+        witness = [_told(evidence, gap, self._counted_s(gap), spacing_s, "service") for gap in [worst] if gap]
+        witness += [_told(evidence, gap, gap.unexcused_s, spacing_s, "harness") for gap in harness[:HARNESS_GAPS_MAX]]
         return Finding(
             name=self.title,
             grade=Grade.FAIL if value_s is not None and value_s > self.max_s else Grade.PASS,
@@ -62,6 +64,10 @@ class LongestGap:
             detail=self._sentence(value_s, spacing_s, len(harness)),
         ).doubted(doubts)
 
+    def _counted_s(self, gap: "Gap") -> float:
+        """A gap over the limit counts with what no freeze explains, one within it as it is: it needs no excuse."""
+        return gap.seconds if gap.seconds <= self.max_s else gap.unexcused_s
+
     def _sentence(self, value_s: float | None, spacing_s: float, excused: int) -> str:
         if value_s is None:
             return "No gap could be measured."
@@ -71,12 +77,12 @@ class LongestGap:
         return f"{sentence} Left out as harness: {count(excused, 'gap')}." if excused else sentence
 
 
-def _told(evidence: "Evidence", gap: "Gap", spacing_s: float, label: str) -> dict[str, Any]:
+def _told(evidence: "Evidence", gap: "Gap", counted_s: float, spacing_s: float, label: str) -> dict[str, Any]:
     from metrics.witnesses import fault_at
 
     return {
         "gap_s": round(gap.seconds, 6),
-        "bounds_s": [round(max(0.0, gap.unexcused_s - 2 * spacing_s), 6), round(gap.unexcused_s, 6)],
+        "bounds_s": [round(max(0.0, counted_s - 2 * spacing_s), 6), round(counted_s, 6)],
         "stalled_s": round(gap.stalled_ns / 1e9, 6),
         "start_s": evidence.seconds(gap.start_ns),
         "end_s": evidence.seconds(gap.end_ns),

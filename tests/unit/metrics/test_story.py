@@ -17,7 +17,7 @@ def _line(**fields: Any) -> str:
 def test_a_witness_has_its_whole_life_in_order_of_time(tmp_path: Path) -> None:
     """The client's rows, the balancer's and two nodes' lines, by their own clocks; a line without time stands last."""
     logs = {
-        "balancer": ["plain text", _line(start_time="2023-11-14T22:13:25.010Z", upstream_host="127.0.0.1:2")],
+        "balancer": ["plain text", _line(started="2023-11-14T22:13:25.010Z", upstream_host="127.0.0.1:2")],
         "portal-2": [f"prefix {_line(ts=1_700_000_005.1, said='hello')}", _line(level="info")],
         "portal-1": [_line(t_ns=5_200_000_000)],
     }
