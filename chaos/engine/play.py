@@ -22,7 +22,7 @@ from metrics.events import EventLog
 
 INJECT_LIMIT_S: Final = 600.0
 """A rolling deploy of many instances takes long; each of its steps has a limit of the target's own."""
-EFFECT_LIMIT_S: Final = 5.0
+EFFECT_LIMIT_S: Final = 3.0
 HEAL_LIMIT_S: Final = 60.0
 HEAL_PROOF_LIMIT_S: Final = 30.0
 HEAL_TRIES: Final = 2
