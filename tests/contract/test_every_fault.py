@@ -7,6 +7,7 @@ import asyncio
 import random
 import subprocess
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
     topology = load_topology(SYSTEM)
     events, undo = EventLog(run_dir), UndoLog(run_dir)
     opened: OpenTarget[Target] = await open_target(
-        topology, run_dir=run_dir, run_id="contract", events=events, runs_dir=run_dir, attach="never"
+        topology, run_dir=run_dir, run_id=f"contract-{uuid.uuid4().hex}", events=events, runs_dir=run_dir, attach="never"
     )
     try:
         await opened.target.start()
@@ -200,7 +201,7 @@ async def everyone_in(topology: Topology, runs_dir: Path, tmp_path: Path) -> boo
     run_dir.mkdir()
     events = EventLog(run_dir)
     opened = await open_target(
-        topology, run_dir=run_dir, run_id="look", events=events, runs_dir=runs_dir, attach="always"
+        topology, run_dir=run_dir, run_id=f"look-{uuid.uuid4().hex}", events=events, runs_dir=runs_dir, attach="always"
     )
     try:
         async with asyncio.timeout(LIMIT_S):
