@@ -23,7 +23,12 @@ async def main(name: str, topology_path: Path, runs_dir: Path) -> None:
     run_dir.mkdir(parents=True)
     topology = load_topology(topology_path)
     opened = await open_target(
-        topology, run_dir=run_dir, run_id=f"half-way-{uuid.uuid4().hex}", events=EventLog(run_dir), runs_dir=runs_dir, attach="always"
+        topology,
+        run_dir=run_dir,
+        run_id=f"half-way-{uuid.uuid4().hex}",
+        events=EventLog(run_dir),
+        runs_dir=runs_dir,
+        attach="always",
     )
     await opened.target.start()
     fault: Fault = TypeAdapter(written_as(FAULTS[name])).validate_python(dict(FAULTS[name].example))

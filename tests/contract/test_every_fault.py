@@ -70,7 +70,12 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
     topology = load_topology(SYSTEM)
     events, undo = EventLog(run_dir), UndoLog(run_dir)
     opened: OpenTarget[Target] = await open_target(
-        topology, run_dir=run_dir, run_id=f"contract-{uuid.uuid4().hex}", events=events, runs_dir=run_dir, attach="never"
+        topology,
+        run_dir=run_dir,
+        run_id=f"contract-{uuid.uuid4().hex}",
+        events=events,
+        runs_dir=run_dir,
+        attach="never",
     )
     try:
         await opened.target.start()
