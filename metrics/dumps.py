@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 FOLDER: Final = "final"
 LEDGER: Final = "ledger/1"
@@ -25,8 +25,7 @@ class Dump:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
+class Effect(NamedTuple):
     """Something that happened, as a dump tells it: `amount` is None where the dump names none."""
 
     f: str

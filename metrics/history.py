@@ -239,10 +239,10 @@ def to_table(rows: list[Row], phases: Mapping[str, tuple[int, int]]) -> "pa.Tabl
 
     columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) if rows else [() for _ in Row._fields]
     intended_ns = np.asarray(columns[2], dtype=np.int64)
-    phase = np.full(len(rows), "", dtype=object)
-    for name, (start_ns, end_ns) in phases.items():
-        phase[(intended_ns >= start_ns) & (intended_ns < end_ns)] = name
-    type_names = [TYPES[code] for code in columns[4]]
+    phase = np.zeros(len(rows), dtype=np.int32)
+    for code, (start_ns, end_ns) in enumerate(phases.values(), start=1):
+        phase[(intended_ns >= start_ns) & (intended_ns < end_ns)] = code
+    phase_names, type_names = pa.array(["", *phases]), pa.array(TYPES)
     text = pa.string()
     return pa.table(
         {
@@ -250,14 +250,14 @@ def to_table(rows: list[Row], phases: Mapping[str, tuple[int, int]]) -> "pa.Tabl
             "t_ns": pa.array(columns[1], pa.int64()),
             "intended_ns": pa.array(columns[2], pa.int64()),
             "process": pa.array(columns[3], pa.int64()),
-            "type": pa.array(type_names, text),
+            "type": type_names.take(pa.array(columns[4], pa.int32())),
             "f": pa.array(columns[5], text),
             "key": pa.array(columns[6], text),
             "value": pa.array(columns[7], text),
             "error": pa.array(columns[8], text),
             "node": pa.array(columns[9], text),
             "attempt": pa.array(columns[10], pa.int32()),
-            "phase": pa.array(phase, text),
+            "phase": phase_names.take(pa.array(phase)),
         }
     )
 

@@ -83,11 +83,11 @@ def ledger_of(text: str, *kinds: str) -> list[dict[str, Any]]:
 def write_bin(path: Path, rows: Sequence[Row], *, batch: int = 100) -> None:
     """A recording with batches of that many rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = history.MAGIC
+    parts = [history.MAGIC]
     for start in range(0, len(rows), batch):
         payload = msgpack.packb([tuple(row) for row in rows[start : start + batch]])
-        data += struct.pack("<II", len(payload), zlib.crc32(payload)) + payload
-    path.write_bytes(data)
+        parts += [struct.pack("<II", len(payload), zlib.crc32(payload)), payload]
+    path.write_bytes(b"".join(parts))
 
 
 @dataclass(kw_only=True)

@@ -11,9 +11,9 @@ all certainly failed                at least once  ghost
 no operation                        at least once  ghost
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
@@ -24,23 +24,22 @@ from metrics.findings import Finding, Grade, count
 if TYPE_CHECKING:
     from metrics.dumps import Dump, Effect
     from metrics.evidence import Evidence
-    from metrics.operations import Operations
+    from metrics.operations import Flags, Ints, Operations
 
 WRONG: Final = ("lost", "duplicate", "ghost", "wrong_amount")
+_TOLD_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accounts:
-    """What became of every key; each list holds (key, positions of its operations, its effects)."""
+    """What became of every key; `wrong` names the keys of each kind of wrong."""
 
-    acknowledged: int = 0
-    recovered: int = 0
-    did_not_happen: int = 0
-    unkeyed: int = 0
-    effects: int = 0
-    wrong: Mapping[str, list[tuple[str | None, Sequence[int], Sequence["Effect"]]]] = field(
-        default_factory=lambda: {name: [] for name in WRONG}
-    )
+    acknowledged: int
+    recovered: int
+    did_not_happen: int
+    unkeyed: int
+    effects: int
+    wrong: Mapping[str, Sequence[str | None]]
 
 
 @CHECKERS.register("exactly_once")
@@ -88,64 +87,71 @@ class ExactlyOnce:
             value=wrong,
             limit=0,
             unit="keys",
-            witness=_witnesses(evidence, operations, accounts),
+            witness=_witnesses(evidence, operations, dump, self.operations, accounts),
             detail=_sentence(accounts),
         ).doubted(doubts)
 
 
 def compare(operations: "Operations", dump: "Dump", kinds: frozenset[str]) -> Accounts:
     """Resolves every key; `operations` are those of these kinds only."""
+    import numpy as np
+
     from metrics.dumps import effects_of
     from metrics.history import INFO, OK
 
-    present: dict[str | None, list[Effect]] = {}
+    names, codes, outcome = operations.key.names, operations.key.codes, operations.outcome
+    keyed = codes >= 0
+    asked, ok, unknown = (np.zeros(len(names), dtype=np.bool_) for _ in range(3))
+    asked[codes[keyed]] = True
+    ok[codes[keyed & (outcome == OK)]] = True
+    unknown[codes[keyed & (outcome == INFO)]] = True
+    unknown &= ~ok
+
     effects = effects_of(dump, kinds)
-    for effect in effects:
-        present.setdefault(effect.key, []).append(effect)
-    accounts: dict[str, list[int]] = {}
-    unkeyed = 0
-    outcomes = operations.outcome.tolist()
-    asked = _Asked(operations)
-    for position, code in enumerate(operations.key.codes.tolist()):
-        if code < 0:
-            unkeyed += outcomes[position] == OK
-        else:
-            accounts.setdefault(operations.key.names[code], []).append(position)
-    wrong: dict[str, list[tuple[str | None, Sequence[int], Sequence[Effect]]]] = {name: [] for name in WRONG}
-    acknowledged = recovered = absent = 0
-    for key, positions in accounts.items():
-        found = present.pop(key, [])
-        told = {outcomes[position] for position in positions}
-        case = (key, positions, found)
-        if OK not in told and INFO not in told:
-            if found:
-                wrong["ghost"].append(case)
-            continue
-        acknowledged += OK in told
-        recovered += OK not in told and len(found) == 1
-        absent += OK not in told and not found
-        if OK in told and not found:
-            wrong["lost"].append(case)
-        elif len(found) > 1:
-            wrong["duplicate"].append(case)
-        elif found and not asked.agree([p for p in positions if outcomes[p] == max_told(told)], found[0]):
-            wrong["wrong_amount"].append(case)
-    wrong["ghost"] += [(key, (), found) for key, found in present.items()]
+    code_of: dict[str | None, int] = {name: code for code, name in enumerate(names)}
+    place = np.fromiter((code_of.get(effect.key, -1) for effect in effects), dtype=np.int64, count=len(effects))
+    if len(names):
+        place[~asked[place]] = -1  # a key that other kinds of operation used is none of these
+    known = place >= 0
+    times = np.bincount(place[known], minlength=len(names))
+    effect_at = np.zeros(len(names), dtype=np.int64)
+    effect_at[place[known]] = np.flatnonzero(known)
+
+    once = (ok | unknown) & (times == 1)
+    strongest = keyed & np.where(ok[codes], outcome == OK, outcome == INFO) if len(names) else keyed
+    agreed = _agreed(
+        operations, np.flatnonzero(strongest & once[codes]).tolist() if len(names) else [], effects, effect_at
+    )
+    wrong_amount = once.copy()
+    wrong_amount[agreed] = False
+
+    def named(which: "Flags") -> list[str | None]:
+        return [names[code] for code in np.flatnonzero(which).tolist()]
+
+    unasked = [effects[number].key for number in np.flatnonzero(~known).tolist()]
     return Accounts(
-        acknowledged=acknowledged,
-        recovered=recovered,
-        did_not_happen=absent,
-        unkeyed=unkeyed,
+        acknowledged=int(ok.sum()),
+        recovered=int((unknown & (times == 1)).sum()),
+        did_not_happen=int((unknown & (times == 0)).sum()),
+        unkeyed=int((~keyed & (outcome == OK)).sum()),
         effects=len(effects),
-        wrong=wrong,
+        wrong={
+            "lost": named(ok & (times == 0)),
+            "duplicate": named((ok | unknown) & (times > 1)),
+            "ghost": [*named(asked & ~ok & ~unknown & (times > 0)), *dict.fromkeys(unasked)],
+            "wrong_amount": named(wrong_amount),
+        },
     )
 
 
-def max_told(told: set[int]) -> int:
-    """The outcome that says most about an effect: ok, and without one info."""
-    from metrics.history import INFO, OK
-
-    return OK if OK in told else INFO
+def _agreed(
+    operations: "Operations", positions: Iterable[int], effects: "Sequence[Effect]", effect_at: "Ints"
+) -> list[int]:
+    """The keys of which one of these operations asked for just what its effect is."""
+    asked = _Asked(operations)
+    # Lists, because single elements of an array cost several times more.
+    codes, at = operations.key.codes.tolist(), effect_at.tolist()
+    return [codes[place] for place in positions if asked.agrees(place, effects[at[codes[place]]])]
 
 
 class _Asked:
@@ -157,11 +163,8 @@ class _Asked:
         self._codes = operations.asked.codes.tolist()
         self._kinds = operations.f.codes.tolist()
 
-    def agree(self, positions: Sequence[int], effect: "Effect") -> bool:
-        """Whether one of the operations asked for just this effect; what says no amount cannot disagree."""
-        return any(self._agrees(position, effect) for position in positions)
-
-    def _agrees(self, position: int, effect: "Effect") -> bool:
+    def agrees(self, position: int, effect: "Effect") -> bool:
+        """Whether the operation asked for just this effect; what says no amount cannot disagree."""
         if self._operations.f.names[self._kinds[position]] != effect.f:
             return False
         amount = self._amount(self._codes[position])
@@ -189,18 +192,25 @@ def _sentence(accounts: Accounts) -> str:
     return f"{wrong[0].upper()}{wrong[1:]}. {kept}" if wrong else kept
 
 
-def _witnesses(evidence: "Evidence", operations: "Operations", accounts: Accounts) -> list[dict[str, Any]]:
+def _witnesses(
+    evidence: "Evidence", operations: "Operations", dump: "Dump", kinds: Sequence[str], accounts: Accounts
+) -> list[dict[str, Any]]:
+    """The first few wrong keys with their operations and effects; one of each kind of wrong before a second of any."""
+    from metrics.dumps import effects_of
     from metrics.witnesses import WITNESSES_MAX, told
 
-    # One of each kind of wrong comes before the second of any.
-    rounds = zip_longest(*([(name, case) for case in accounts.wrong[name]] for name in WRONG))
-    cases = [case for one_of_each in rounds for case in one_of_each if case is not None]
+    rounds = zip_longest(*([(name, key) for key in accounts.wrong[name]] for name in WRONG))
+    cases = list(islice((case for one_of_each in rounds for case in one_of_each if case), WITNESSES_MAX))
+    effects = effects_of(dump, frozenset(kinds)) if cases else []
     return [
         {
             "wrong": name,
             "key": key,
-            "operations": [told(evidence, operations, position) for position in positions[:3]],
-            "effects": [dict(effect.row) for effect in effects[:3]],
+            "operations": [
+                told(evidence, operations, int(position))
+                for position in ([] if key is None else operations.key.equals(key).nonzero()[0][:_TOLD_MAX])
+            ],
+            "effects": [dict(effect.row) for effect in effects if effect.key == key][:_TOLD_MAX],
         }
-        for name, (key, positions, effects) in cases[:WITNESSES_MAX]
+        for name, key in cases
     ]
