@@ -118,3 +118,12 @@ def test_declined_operations_are_neither_ok_nor_bad() -> None:
     assert operations.declined.tolist() == [True, False, False, False]
     assert operations.bad.tolist() == [False, True, True, False]
     assert operations.outcome.tolist() == [FAIL, FAIL, INFO, OK]
+
+
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """A key differs in one letter and everything can still be unpacked: only the checksum tells."""
+    path = tmp_path / "history" / "x.bin"
+    write_bin(path, rows_of("deposit abcdef 5 @1 +1 ok"))
+    path.write_bytes(path.read_bytes().replace(b"abcdef", b"abcdeg", 1))
+
+    assert read_recording(tmp_path) == ([], [history.Torn("x.bin", 8, "batch checksum wrong")])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from metrics.checkers.latency import percentiles
 from metrics.notation import rows_of
+from metrics.report.page import _inside_script
 from metrics.report.series import series_of
 from tests.run_folders import Folder
 from tests.unit.metrics.evidences import evidence_of
@@ -45,3 +46,10 @@ def test_a_long_run_is_gathered_into_few_bins() -> None:
 
     assert series is not None
     assert len(series.start_s) <= 2001
+
+
+def test_no_text_ends_the_script_that_carries_it() -> None:
+    """The library escapes what it embeds; should it ever stop, this still holds."""
+    script = _inside_script("const x = '</script><!-- <script>'")
+
+    assert script == "const x = '<\\/script><\\!-- <script>'"
