@@ -74,9 +74,6 @@ class Schedule(Strict):
         return self
 
 
-Scalar = str | int | float | bool
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultEntry:
     """One entry under `faults`: which fault, with what parameters, when."""
@@ -103,7 +100,7 @@ class Experiment:
     faults: tuple[FaultEntry, ...]
     expect: tuple[Mapping[str, Any], ...]
     guardrails: "tuple[tuple[str, Guardrail], ...]"
-    overrides: Mapping[str, Scalar]
+    overrides: Mapping[str, Any]
     tags: tuple[str, ...]
 
     @property
@@ -171,7 +168,7 @@ def _file_model() -> type[BaseModel]:
         "faults": (list[fault_entry], []),
         "expect": (list[Any], Field(min_length=1, description="what must hold; see `holdfast list checkers`")),
         "guardrails": (list[guardrail_entry], Field(default=[], description="when to stop early")),
-        "set": (dict[str, Scalar], Field(default={}, description="changes to the target: portal.env.VERSION: v2")),
+        "set": (dict[str, Any], Field(default={}, description="changes to the target: portal.env.VERSION: v2")),
         "tags": (list[str], []),
     }
     return create_model("ExperimentFile", __base__=Strict, **fields)

@@ -54,7 +54,7 @@ def print_json(value: Any) -> None:
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """`K=V` texts as a mapping; numbers, true and false become what they look like, anything else stays text.
+    """`K=V` texts as a mapping; what is JSON (`2`, `true`, `["a", "b"]`) is taken as that, anything else as text.
 
     Raises:
         click.BadParameter: a text without `=` or without a key.
@@ -64,13 +64,13 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
         key, separator, value = text.partition("=")
         if not separator or not key.strip():
             raise click.BadParameter(f"expected K=V such as portal.env.VERSION=v2, got {text!r}", param_hint="--set")
-        overrides[key.strip()] = _scalar(value)
+        overrides[key.strip()] = _value(value)
     return overrides
 
 
-def _scalar(text: str) -> str | int | float | bool:
+def _value(text: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if isinstance(value, bool | int | float) else text
+    return text if value is None else value

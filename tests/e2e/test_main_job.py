@@ -58,7 +58,7 @@ def test_killed_nodes_and_a_rolling_deploy_cost_no_request_in_two_runs_side_by_s
     assert deployed.returncode == 0, deployed.output
     assert len(killed.verdict()["faults"]) == 4
     assert all(fault["effect"] and fault["healed"] for fault in killed.verdict()["faults"])
-    assert killed.expectation("observed")["value"] > 0
+    assert killed.expectation("observed:balancer_retries")["value"] > 0
     assert left_of(killed.runs_dir) == left_of(deployed.runs_dir) == []
     _outputs_agree(killed.run_dir, tmp_path)
 
@@ -118,7 +118,7 @@ def test_a_forgotten_key_constraint_turns_the_exactly_once_checker_red(start: St
     ).finish(within_s=120)
 
     assert run.returncode == 1, run.output
-    assert run.expectation("exactly_once")["verdict"] == "fail"
+    assert run.expectation("exactly_once:ledger")["verdict"] == "fail"
 
 
 @pytest.mark.parametrize(("exit_code", "phase"), [(130, "baseline"), (143, "faults")])
