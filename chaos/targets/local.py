@@ -134,20 +134,31 @@ class LocalTarget:
         async with seat.turn:
             if self.identity(instance) is not None:
                 raise TargetError(f"{instance} runs already; stop it first")
-            await self._settle(seat)
-            # A child that outlived the last process of the instance may still hold its port or its data.
-            sweep(self._roster, instance)
-            seat.env.update(env or {})
-            running = self._spawn(seat)
-            try:
-                await self._await_ready(seat, running)
-                running.ready = True
-                self._register_children(instance, running.process.identity)
-            except BaseException:
-                running.expected = True
-                await self._end(seat, grace_s=0)
-                raise
-            return running.process.identity
+            return await self._start(seat, env or {})
+
+    async def ensure_started(self, instance: str) -> None:
+        """Starts an instance unless it runs; one that is just being stopped is awaited first."""
+        seat = self._seat(instance)
+        async with seat.turn:
+            if self.identity(instance) is None:
+                await self._start(seat, {})
+
+    async def _start(self, seat: _Seat, env: Mapping[str, str]) -> Identity:
+        name = seat.instance.name
+        await self._settle(seat)
+        # A child that outlived the last process of the instance may still hold its port or its data.
+        sweep(self._roster, name)
+        seat.env.update(env)
+        running = self._spawn(seat)
+        try:
+            await self._await_ready(seat, running)
+            running.ready = True
+            self._register_children(name, running.process.identity)
+        except BaseException:
+            running.expected = True
+            await self._end(seat, grace_s=0)
+            raise
+        return running.process.identity
 
     async def stop_instance(self, instance: str) -> None:
         """Sends the role's stop signal, waits for the grace, then kills; returns when the process is gone."""

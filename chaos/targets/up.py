@@ -200,8 +200,8 @@ class _Holder:
             case "start":
                 return await self._start(question["instance"], question["env"])
             case "ensure_started":
-                if self._target.identity(question["instance"]) is None:
-                    await self._start(question["instance"], {})
+                await self._target.ensure_started(question["instance"])
+                self.write()
                 return {}
             case "stop":
                 await self._target.stop_instance(question["instance"])
