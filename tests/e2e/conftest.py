@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -155,6 +154,3 @@ def savings(
         "expect": list(expect),
         **more,
     }
-
-
-SIGNALS = {130: signal.SIGINT, 143: signal.SIGTERM}

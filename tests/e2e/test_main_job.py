@@ -1,6 +1,7 @@
 """The main job, from the command line, on the real platform: PostgreSQL, Envoy, Locust, four portal nodes."""
 
 import json
+import signal
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.e2e.conftest import PROJECT, SIGNALS, Start, command, left_of, savings
+from tests.e2e.conftest import PROJECT, Start, command, left_of, savings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -46,7 +47,7 @@ def test_killed_nodes_and_a_rolling_deploy_cost_no_request_in_two_runs_side_by_s
         savings(
             faults=[{"deploy": {"role": "portal", "set": {"env.VERSION": "v2"}, "strategy": "rolling"}}],
             expect=[*KEPT, {"versions": {"min": 2}}],
-            seconds=14,
+            seconds=10,
         ),
         *RETRIES_OFF,
         name="deploy",
@@ -94,61 +95,59 @@ def _fetched_by(page: str) -> list[str]:
     return addresses
 
 
-def test_lost_requests_fail_the_run_and_are_told_with_their_life(start: Start) -> None:
-    """With the balancer's retries off a kill loses what was in flight: exit 1, and a witness has Envoy's line."""
-    run = start(savings(faults=KILLS, expect=KEPT, arrivals="300/s"), *RETRIES_OFF).finish(within_s=120)
+def test_lost_requests_and_double_effects_fail_the_run_with_their_witnesses(start: Start) -> None:
+    """One run without the balancer's retries, one without the unique key of orders; side by side, both must fail.
 
-    assert run.returncode == 1, run.output
-    failed = run.expectation("failed")
-    assert failed["verdict"] == "fail"
-    story = json.dumps(failed["witness"])
-    assert "upstream_host" in story, story
-    assert run.expectation("ledger")["verdict"] == "pass"
-
-
-def test_a_forgotten_key_constraint_turns_the_exactly_once_checker_red(start: Start) -> None:
-    """A planted bug drops the unique key; nodes hang with requests in flight, and their retries pay twice."""
-    run = start(
+    Without retries a kill loses what is in flight. Without the key, orders that are retried because their node hangs
+    (a portal has answered none of them, but the database has done them) take effect twice.
+    """
+    lossy = start(savings(faults=KILLS, expect=KEPT, seconds=7, arrivals="300/s"), *RETRIES_OFF, name="lossy")
+    doubling = start(
         savings(
             faults=[{"pause": {"role": "portal", "count": 1, "for": "1s"}, "every": "2s"}],
             expect=KEPT,
+            seconds=7,
             arrivals="300/s",
             set={"migrate.command": ["${python}", str(PROJECT / "tests" / "sabotage" / "forgotten_keys.py")]},
         ),
-    ).finish(within_s=120)
+        name="doubling",
+    )
 
-    assert run.returncode == 1, run.output
-    assert run.expectation("exactly_once:ledger")["verdict"] == "fail"
+    lost, doubled = lossy.finish(within_s=120), doubling.finish(within_s=120)
 
-
-@pytest.mark.parametrize(("exit_code", "phase"), [(130, "baseline"), (143, "faults")])
-def test_an_interrupted_run_heals_tears_down_and_says_so(start: Start, exit_code: int, phase: str) -> None:
-    """SIGINT in the baseline, SIGTERM with a node hanging: nothing is left and the exit code tells which."""
-    faults = [{"pause": {"role": "portal", "count": 1, "for": "6s"}}]
-    running = start(savings(faults=faults, expect=KEPT))
-    if phase == "faults":
-        running.wait_for("fault.effect", within_s=60, proven=True)
-    else:
-        running.wait_for("phase.started", within_s=60, phase=phase)
-
-    running.process.send_signal(SIGNALS[exit_code])
-    run = running.finish(within_s=30)
-
-    assert run.returncode == exit_code, run.output
-    assert run.verdict()["exit_code"] == exit_code
-    assert left_of(run.runs_dir) == []
+    assert lost.returncode == 1, lost.output
+    assert lost.expectation("failed")["verdict"] == "fail"
+    story = json.dumps(lost.expectation("failed")["witness"])
+    assert "upstream_host" in story, story
+    assert lost.expectation("ledger")["verdict"] == "pass"
+    assert doubled.returncode == 1, doubled.output
+    assert doubled.expectation("exactly_once:ledger")["verdict"] == "fail"
+    assert left_of(lost.runs_dir) == left_of(doubled.runs_dir) == []
 
 
-def test_a_killed_runner_leaves_nothing_behind(start: Start, tmp_path: Path) -> None:
-    """SIGKILL of the runner while a node is stopped: the watchdog thaws, ends and clears everything in 5 s."""
-    running = start(savings(faults=[{"pause": {"role": "portal", "count": 1, "for": "6s"}}], expect=KEPT))
-    running.wait_for("fault.effect", within_s=60, proven=True)
+def test_however_a_run_is_ended_nothing_is_left(start: Start, tmp_path: Path) -> None:
+    """SIGINT in the baseline, SIGTERM and SIGKILL of the runner while a node hangs; three runs side by side.
 
-    running.process.kill()
-    running.process.wait(timeout=5)
+    The first two heal, tear down and say so. After SIGKILL the watchdog thaws, ends and clears everything in 5 s.
+    """
+    experiment = savings(faults=[{"pause": {"role": "portal", "count": 1, "for": "9s"}}], expect=KEPT, seconds=10)
+    early, late, dead = (start(experiment, name=name) for name in ("early", "late", "dead"))
 
-    assert _gone_within(running.runs_dir, seconds=5), left_of(running.runs_dir)
-    status = command("status", "--out", str(running.runs_dir), cwd=tmp_path)
+    early.wait_for("phase.started", within_s=60, phase="baseline")
+    early.process.send_signal(signal.SIGINT)
+    late.wait_for("fault.effect", within_s=60, proven=True)
+    late.process.send_signal(signal.SIGTERM)
+    dead.wait_for("fault.effect", within_s=60, proven=True)
+    dead.process.kill()
+    dead.process.wait(timeout=5)
+
+    assert _gone_within(dead.runs_dir, seconds=5), left_of(dead.runs_dir)
+    for running, exit_code in ((early, 130), (late, 143)):
+        run = running.finish(within_s=30)
+        assert run.returncode == exit_code, run.output
+        assert run.verdict()["exit_code"] == exit_code
+        assert left_of(run.runs_dir) == []
+    status = command("status", "--out", str(dead.runs_dir), cwd=tmp_path)
     assert status.returncode == 0, status.stdout + status.stderr
 
 
