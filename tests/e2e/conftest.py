@@ -103,9 +103,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
             running.process.wait(timeout=30)
 
 
-def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str | Path, cwd: Path, within_s: float = 60) -> subprocess.CompletedProcess[str]:
     """A `holdfast` command run to its end."""
-    return subprocess.run([HOLDFAST, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    argv = [HOLDFAST, *arguments]
+    return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=within_s, check=False)
 
 
 def left_of(runs_dir: Path) -> list[str]:
