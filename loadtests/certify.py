@@ -105,6 +105,7 @@ def honest_client(address: Address, fresh: bool) -> Iterator[Send]:  # noqa: FBT
                 journal=Journal(recorder=recorder, writer=0),
                 run_dir=run_dir,
                 seed=0,
+                run_id="",
                 ready_by_s=time.monotonic(),
             )
             user = (_FreshUser if fresh else _KeepingUser)(environment)

@@ -45,6 +45,7 @@ class Load:
     journal: Journal
     run_dir: Path
     seed: int
+    run_id: str
     ready_by_s: float
     """CLOCK_MONOTONIC in seconds until which users may try to log in."""
     entrance: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(LOG_INS_AT_ONCE))

@@ -102,6 +102,7 @@ class Generator:
             journal=self._journal,
             run_dir=given.run_dir,
             seed=given.seed,
+            run_id=given.run_id,
             ready_by_s=self._ready_by_s,
         )
         self._environment.load = self._load

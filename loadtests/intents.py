@@ -18,6 +18,9 @@ DEPOSIT_RANGE: Final = (100, 10_000)
 REDEEM_RANGE: Final = (1, 100)
 """Minor units. Deposits bring in fifty times what redemptions take, so funds suffice for any length of run."""
 
+_KEYS: Final = uuid.UUID("6f1d3c52-0b1e-4b6a-9a57-3d5f0c8e2a41")
+"""Any constant: the name space of the keys."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
@@ -28,11 +31,15 @@ class Intent:
     key: str | None = None
 
 
-def intend(seed: int, writer: int, number: int) -> Intent:
-    """What arrival `number` of load process `writer` does."""
+def intend(seed: int, writer: int, number: int, *, run_id: str = "") -> Intent:
+    """What arrival `number` of load process `writer` does.
+
+    Only the key depends on `run_id` too: a second run with the same seed against a target that stayed up asks for
+    new effects, instead of being given the stored answers of the first.
+    """
     rng = random.Random(f"{seed}/{writer}/{number}")  # noqa: S311  # to be repeated, not to be secret
     f = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
     if f == BALANCE:
         return Intent(f=f)
     amount = rng.randint(*(DEPOSIT_RANGE if f == DEPOSIT else REDEEM_RANGE))
-    return Intent(f=f, amount=amount, key=str(uuid.UUID(int=rng.getrandbits(128), version=4)))
+    return Intent(f=f, amount=amount, key=str(uuid.uuid5(_KEYS, f"{run_id}/{seed}/{writer}/{number}")))

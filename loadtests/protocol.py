@@ -48,6 +48,7 @@ class Given:
     address: Address
     run_dir: Path
     seed: int
+    run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,13 @@ def read_environment(environment: Mapping[str, str]) -> Given:
         problems.append(f"HOLDFAST_RUN_DIR: {run_dir} is no folder; create it first")
     if problems:
         raise UnusableInputError("; ".join(problems))
-    return Given(url=environment["HOLDFAST_URL"].rstrip("/"), address=address, run_dir=run_dir, seed=seed)
+    return Given(
+        url=environment["HOLDFAST_URL"].rstrip("/"),
+        address=address,
+        run_dir=run_dir,
+        seed=seed,
+        run_id=environment.get("HOLDFAST_RUN_ID", ""),
+    )
 
 
 def complain(text: str) -> None:

@@ -73,7 +73,7 @@ class Saver(HonestUser):
     @task  # type: ignore[untyped-decorator]  # Locust has no types
     def operate(self) -> None:
         """What this arrival is to do."""
-        intent = intend(self.load.seed, self.load.journal.writer, self.arrival_number)
+        intent = intend(self.load.seed, self.load.journal.writer, self.arrival_number, run_id=self.load.run_id)
         if intent.f == BALANCE:
             self.client.get("/v1/balance", f=BALANCE, value=self.asked)
             return

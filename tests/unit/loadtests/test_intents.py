@@ -19,6 +19,13 @@ def test_another_seed_or_writer_means_other_operations() -> None:
     assert not keys[0] & keys[2]
 
 
+def test_the_same_seed_in_another_run_asks_for_the_same_under_new_keys() -> None:
+    """A target that stayed up would otherwise answer the second run from what it stored for the first."""
+    first, second = ([intend(9, 1, number, run_id=run_id) for number in range(200)] for run_id in ("one", "two"))
+    assert [(i.f, i.amount) for i in first] == [(i.f, i.amount) for i in second]
+    assert not ({i.key for i in first} - {None}) & {i.key for i in second}
+
+
 def test_no_key_is_used_twice_and_reads_have_none() -> None:
     """Ten thousand arrivals: as many keys as effects."""
     intents = [intend(7, 1, number) for number in range(10_000)]
