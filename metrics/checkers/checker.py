@@ -9,15 +9,14 @@ validated in a process that has to stay small.
 """
 
 import difflib
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metrics.findings import Finding, Grade
+from metrics.registry import Registered, Registry
 
 if TYPE_CHECKING:
     from metrics.evidence import Evidence
@@ -29,7 +28,6 @@ class Checker(Protocol):
     `observed` checkers read only what clients and prober saw; their expectations must hold in the baseline too.
     """
 
-    name: ClassVar[str]
     observed: ClassVar[bool]
 
     @property
@@ -86,48 +84,22 @@ class Expectation:
             return Finding(name=self.name, grade=Grade.UNKNOWN, detail=told)
 
 
-CheckerClass = TypeVar("CheckerClass", bound=type[Any])
+class Checkers(Registry[type[Any]]):
+    """The checkers by name; a checker that is `observed` must hold in the baseline too."""
 
-
-class CheckerRegister:
-    """The checkers by name; reading it imports every module of this folder."""
-
-    def __init__(self) -> None:
-        self._classes: dict[str, type[Any]] = {}
-        self._complete = False
-
-    def register(self, name: str, *, observed: bool = False) -> Callable[[CheckerClass], CheckerClass]:
+    def register(self, name: str, *, observed: bool = False) -> Callable[[Registered], Registered]:
         """Makes the decorated class the checker that experiments call `name`."""
+        add = super().register(name)
 
-        def add(cls: CheckerClass) -> CheckerClass:
-            if name in self._classes:
-                raise ValueError(f"two checkers are called {name!r}: {self._classes[name]} and {cls}")
-            cls.name = name
+        def mark(cls: Registered) -> Registered:
             cls.observed = observed
             cls.__pydantic_config__ = ConfigDict(extra="forbid", populate_by_name=False, arbitrary_types_allowed=False)
-            self._classes[name] = cls
-            return cls
+            return add(cls)
 
-        return add
-
-    def __getitem__(self, name: str) -> type[Any]:
-        self._discover()
-        return self._classes[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Names in alphabetical order."""
-        self._discover()
-        return iter(sorted(self._classes))
-
-    def _discover(self) -> None:
-        if not self._complete:
-            package = importlib.import_module("metrics.checkers")
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"metrics.checkers.{module.name}")
-            self._complete = True
+        return mark
 
 
-CHECKERS = CheckerRegister()
+CHECKERS = Checkers("metrics.checkers", "checker")
 
 
 def known_checkers() -> Mapping[str, str]:
