@@ -1,7 +1,7 @@
 """What must be true of every run before its expectations mean anything; each breach is a sentence.
 
-Nobody has to ask for these in `expect`: a fault whose effect nobody saw, a run without operations, a machine that
-froze too often make any run unknown.
+Nobody has to ask for these in `expect`: a fault whose effect nobody saw, a run without a success of any client, a load
+that missed its rate, a machine that froze too often make any run unknown.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Final
 from metrics.evidence import EVENTS, PLAN, RUN, Evidence
 from metrics.faults import Fault
 from metrics.findings import count
+from metrics.soundness import load_doubts
 
 _FROZEN_RATIO_MAX: Final = 0.05
 """A machine frozen for more than this share of the faults phase says nothing about the service."""
@@ -47,10 +48,8 @@ def breaches(evidence: Evidence) -> list[str]:
         note = f": {evidence.ending.note}" if evidence.ending.note else ""
         found.append(f"the run ended with an error{note}")
     found += _fault_breaches(evidence)
-    if not len(evidence.requests) and not len(evidence.probes):
-        found.append("no operation was recorded in the judged phases")
-    elif not evidence.requests.ok.any() and not evidence.probes.ok.any():
-        found.append("no operation succeeded in the judged phases")
+    found += [silent for silent in [silence(evidence)] if silent]
+    found += load_doubts(evidence)
     missing = [phase for phase in evidence.judged if phase not in evidence.phases]
     if missing and evidence.ending.outcome == "completed":
         found.append(f"the run lacks its {' and '.join(missing)}")
@@ -58,6 +57,17 @@ def breaches(evidence: Evidence) -> list[str]:
     if frozen.share > _FROZEN_RATIO_MAX:
         found.append(f"the machine was frozen for {frozen.share:.1%} of the faults phase")
     return found
+
+
+def silence(evidence: Evidence) -> str | None:
+    """Why nothing was shown, None where something was; answered probes do not speak for clients that were planned."""
+    if not len(evidence.requests) and not len(evidence.probes):
+        return "no operation was recorded in the judged phases"
+    if not evidence.requests.ok.any() and not evidence.probes.ok.any():
+        return "no operation succeeded in the judged phases"
+    if evidence.load_planned and not evidence.requests.ok.any():
+        return "no request of a client succeeded in the judged phases"
+    return None
 
 
 def _fault_breaches(evidence: Evidence) -> list[str]:

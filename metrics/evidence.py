@@ -329,8 +329,6 @@ def _ending(events: Sequence[Event]) -> Ending:
             signal = signal or event.data.get("signal")
             note = note or event.data.get("error") or event.data.get("reason")
             left += _sentences(event.data.get("left"))
-        elif event.kind == "run.interrupted":
-            signal = signal or event.data.get("signal")
         elif event.kind == "target.stopped":
             left += _sentences(event.data.get("leftovers"))
     return Ending(

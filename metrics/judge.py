@@ -14,7 +14,7 @@ from metrics import verdict as codes
 from metrics.auditing import audit
 from metrics.checkers.checker import Expectation, ExpectationError, named_apart, parse_expectation
 from metrics.checkers.recovery import LATE_S
-from metrics.conditions import breaches, hiccups, left_dirty
+from metrics.conditions import breaches, hiccups, left_dirty, silence
 from metrics.evidence import HISTORY, PLAN, Evidence, load
 from metrics.faults import number_or_none
 from metrics.findings import Finding, Grade, count, worst
@@ -73,16 +73,16 @@ def judge_evidence(evidence: Evidence) -> Verdict:
 def judge_baseline(run_dir: Path) -> list[Finding]:
     """The observed expectations on the baseline alone, while the run goes on; it holds when none of them fails.
 
-    Reads the recording as far as it has reached the disk. A baseline without any success has a finding of its own,
-    `baseline`, that fails.
+    Reads the recording as far as it has reached the disk. A baseline in which no operation succeeded, or none of the
+    clients that were planned, has a finding of its own, `baseline`, that fails.
 
     Raises:
         NotARunError: the folder holds no run.
     """
     evidence = load(run_dir, live=True).restricted("baseline")
-    alive = bool(evidence.requests.ok.any() or evidence.probes.ok.any())
-    said = "something was answered" if alive else "no operation succeeded before any fault: is the target serving?"
-    first = Finding(name="baseline", grade=Grade.PASS if alive else Grade.FAIL, detail=said)
+    silent = silence(evidence)
+    said = f"{silent}: is the target serving?" if silent else "something was answered"
+    first = Finding(name="baseline", grade=Grade.FAIL if silent else Grade.PASS, detail=said)
     expectations, _ = _expectations(evidence)
     return [first, *named_apart([one.judge(evidence) for one in expectations if one.observed])]
 
@@ -145,7 +145,7 @@ def _alive(witness: Any, lives: dict[str, list[dict[str, Any]]]) -> dict[str, An
 def _exit_code(evidence: Evidence, findings: list[Finding], found: list[str], left: list[str]) -> int:
     outcome = evidence.ending.outcome
     reached = [codes.DIRTY] if left else []
-    if outcome == "interrupted" or (outcome is None and evidence.ending.signal is not None):
+    if outcome == "interrupted":
         reached.append(codes.SIGINT if _is_sigint(evidence.ending.signal) else codes.SIGTERM)
     if outcome == "guardrail":
         reached.append(codes.GUARDRAIL)

@@ -16,6 +16,7 @@ import numpy as np
 
 from metrics.evidence import Evidence
 from metrics.operations import NEVER, Ints, Operations
+from metrics.soundness import ended_badly
 
 _CLUSTER_NS: Final = 1_000_000_000
 """Outages nearer to one another than this are one event in the counts."""
@@ -93,8 +94,8 @@ def prober_doubts(evidence: Evidence) -> list[str]:
         if silent_ns > allowed_ns
     ]
     counts = evidence.loads.get("probe")
-    if counts is not None and counts.finished and counts.returncode not in (0, None):
-        doubts.append(f"the prober ended with exit status {counts.returncode}")
+    if counts is not None and counts.finished and counts.returncode != 0:
+        doubts.append(ended_badly("prober", counts))
     return doubts
 
 

@@ -24,13 +24,20 @@ def load_doubts(evidence: Evidence) -> list[str]:
     if not evidence.live:
         if not counts.finished:
             doubts.append("the load ended without a last report, so its record may lack operations")
-        elif counts.returncode not in (0, None):
-            doubts.append(f"the load ended with exit status {counts.returncode}")
+        elif counts.returncode != 0:
+            doubts.append(ended_badly("load", counts))
         if counts.unsent:
             doubts.append(f"{counts.unsent:.0f} arrivals were never sent")
     if (ratio := started_ratio(counts)) is not None and ratio < _RATE_MET_RATIO:
         doubts.append(f"the load started only {ratio:.1%} of its arrivals")
     return doubts
+
+
+def ended_badly(name: str, counts: LoadCounts) -> str:
+    """How a process ended that did not end in order; one that had to be killed may have no exit status."""
+    if counts.returncode is None:
+        return f"the {name} ended without an exit status: it had to be killed"
+    return f"the {name} ended with exit status {counts.returncode}"
 
 
 def started_ratio(counts: LoadCounts) -> float | None:
@@ -43,5 +50,5 @@ def started_ratio(counts: LoadCounts) -> float | None:
 def record_complete(evidence: Evidence) -> bool:
     """Whether every operation that was tried stands in the history, so that an effect nobody asked for is none."""
     counts = evidence.loads.get("load")
-    load_ended = counts is not None and counts.finished and counts.returncode in (0, None)
+    load_ended = counts is not None and counts.finished and counts.returncode == 0
     return not history_doubts(evidence) and (load_ended or not evidence.load_planned)

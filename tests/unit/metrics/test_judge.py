@@ -31,6 +31,11 @@ EVERYTHING: list[dict[str, Any]] = [
 ]
 
 
+PROBED: dict[str, Any] = {"expect": [{"longest_gap": {"max": "250ms"}}]}
+"""An expectation that asks nothing of the clients' requests."""
+WHOLE_LOAD: dict[str, Any] = {"intended": 200, "started": 200, "unsent": 0, "returncode": 0}
+
+
 def _everything(path: Path) -> Folder:
     readings = [(1.0, "retries", 0), (9.9, "retries", 3)]
     dumps = {"ledger": ledger_of(savings())}
@@ -71,6 +76,15 @@ def test_a_clean_run_passes_every_checker(tmp_path: Path) -> None:
         ({"clients": "", "probes": ""}, 2, "no operation was recorded"),
         ({"clients": "deposit k 1 @4 +0.1 info", "probes": probes((1, 10)), "expect": [{"failed": {"max": 9}}]}, 2,
          "no operation succeeded"),
+        ({"clients": "deposit k 1 @4 +0.1 info", **PROBED}, 2, "no request of a client succeeded"),
+        ({"clients": "deposit k 1 @0.5 +0.1 ok", **PROBED}, 2, "no request of a client succeeded"),
+        ({"load": None, "clients": "", **PROBED}, 0, ""),
+        ({"load": {**WHOLE_LOAD, "returncode": None}, **PROBED}, 2, "the load ended without an exit status"),
+        ({"load": {**WHOLE_LOAD, "returncode": -9}, **PROBED}, 2, "the load ended with exit status -9"),
+        ({"load": {**WHOLE_LOAD, "started": 100}, **PROBED}, 2, "the load started only 50.0% of its arrivals"),
+        ({"load": {**WHOLE_LOAD, "unsent": 3}, **PROBED}, 2, "3 arrivals were never sent"),
+        ({"more_events": [event(10.15, "load.finished", instance="prober", returncode=None)], **PROBED}, 2,
+         "the prober ended without an exit status"),
         ({"timeline": []}, 2, "no fault was planned or injected"),
         ({"fault_events": []}, 2, "never injected: kill-1"),
         ({"fault_events": [event(4, "fault.failed", fault_id="kill-1", step="inject", error="no such process")]}, 2,
@@ -315,6 +329,17 @@ def test_a_baseline_without_any_success_does_not_hold(tmp_path: Path) -> None:
     findings = judge_baseline(folder.write())
 
     assert [(one.name, one.grade) for one in findings] == [("baseline", Grade.FAIL)]
+
+
+def test_a_baseline_in_which_only_probes_succeed_does_not_hold_where_clients_were_planned(tmp_path: Path) -> None:
+    """Every client is refused and every probe answered; without planned clients the probes are enough."""
+    refused = "\n".join(f"deposit b{n} 1 @{1.5 + n / 100} +0.001 fail !refused" for n in range(100))
+    told: dict[str, Any] = {"expect": [{"longest_gap": {"max": "250ms"}}], "sealed": False}
+    loaded = Folder(path=tmp_path / "loaded", clients=refused, **told)
+    probed = Folder(path=tmp_path / "probed", clients="", load=None, **told)
+
+    assert judge_baseline(loaded.write())[0].grade is Grade.FAIL
+    assert judge_baseline(probed.write())[0].grade is Grade.PASS
 
 
 def test_a_folder_without_a_run_is_said_to_be_none(tmp_path: Path) -> None:
