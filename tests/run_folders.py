@@ -107,6 +107,7 @@ class Folder:
     load: Mapping[str, Any] | None = field(
         default_factory=lambda: {"intended": 200, "started": 200, "unsent": 0, "lateness_p99_s": 0.001, "returncode": 0}
     )
+    probe: Mapping[str, Any] | None = field(default_factory=lambda: {"path": "/v1/status", "interval_s": 0.02})
     ended: Mapping[str, Any] | None = field(
         default_factory=lambda: {"outcome": "completed", "signal": None, "left": []}
     )
@@ -147,7 +148,7 @@ class Folder:
         phases = [{"name": name, "duration_s": end - start} for name, (start, end) in self.phases.items()]
         load_plan = {"arrivals": 22} if self.load is not None else None
         return {"schema": "plan/1", "title": "A killed node", "seed": 42, "phases": phases, "load": load_plan,
-                "timeline": self.timeline, "expect": self.expect, "guardrails": []}  # fmt: skip
+                "probe": self.probe, "timeline": self.timeline, "expect": self.expect, "guardrails": []}  # fmt: skip
 
     def _events(self) -> list[dict[str, Any]]:
         events = [event(0, "run.started"), event(0, "instance.started", instance="portal-2", pid=1, start_ticks=1)]

@@ -35,11 +35,14 @@ class Recovery:
 
     def check(self, evidence: "Evidence") -> Finding:
         """Takes the slowest recovery; one that did not happen within its window is a failure."""
+        from metrics.probing import prober_doubts
         from metrics.recovering import recoveries
         from metrics.soundness import history_doubts
 
         found = recoveries(evidence, late_s=self.late_s)
         doubts = history_doubts(evidence)
+        if evidence.plan.get("probe") or len(evidence.probes):
+            doubts += prober_doubts(evidence)
         if not found:
             doubts.append("no fault was injected")
         blind = [one.fault_id for one in found if one.seen == 0]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Sometimes:
     """At least `at_least` successful `operation`s were under way while a fault called `during` was in force.
 
-    Never reaching it is unknown, not fail: the service did nothing wrong, but was not tested.
+    A fault counts when its effect was proven. Never reaching the goal is unknown, not fail: the service did nothing
+    wrong, but was not tested.
     """
 
     during: str
@@ -40,7 +41,7 @@ class Sometimes:
         met = np.zeros(len(operations), dtype=np.bool_)
         windows = 0
         for fault in evidence.injected:
-            if fault.name == self.during and fault.injected_ns is not None:
+            if fault.name == self.during and fault.injected_ns is not None and fault.effect is True:
                 until_ns = fault.healed_ns or evidence.phases.get("faults", (0, 0))[1]
                 met |= (operations.start_ns < until_ns) & (operations.end_ns >= fault.injected_ns)
                 windows += 1

@@ -7,7 +7,7 @@ import pytest
 
 from metrics.checkers import parse_expectation
 from metrics.findings import Finding, Grade
-from tests.run_folders import Folder, savings
+from tests.run_folders import Folder, event, savings
 
 
 def _judged(folder: Folder, **entry: Any) -> Finding:
@@ -38,6 +38,23 @@ def test_sometimes_counts_only_the_fault_that_was_named(tmp_path: Path) -> None:
 
     assert finding.grade is Grade.UNKNOWN
     assert "0 faults called 'pause'" in finding.detail
+
+
+def test_sometimes_counts_nothing_that_met_a_fault_whose_effect_nobody_saw(tmp_path: Path) -> None:
+    """The same kill, looked at without success: what was done meanwhile may have met a healthy service."""
+    told: dict[str, Any] = {"fault": "kill", "instances": ["portal-2"], "params": {}}
+    unproven = [
+        event(4, "fault.injected", fault_id="kill-1", **told),
+        event(4.1, "fault.effect", fault_id="kill-1", proven=False, evidence={}),
+        event(5, "fault.healed", fault_id="kill-1"),
+        event(5.1, "fault.heal_proven", fault_id="kill-1", proven=True, evidence={}),
+    ]
+    finding = _judged(
+        Folder(path=tmp_path, fault_events=unproven), sometimes={"during": "kill", "operation": "deposit"}
+    )
+
+    assert (finding.grade, finding.value) == (Grade.UNKNOWN, 0)
+    assert "in 0 faults called 'kill'" in finding.detail
 
 
 def test_replays_counts_answers_that_say_so(tmp_path: Path) -> None:

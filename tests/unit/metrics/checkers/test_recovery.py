@@ -75,3 +75,16 @@ def test_a_window_shorter_than_the_limit_cannot_tell(tmp_path: Path) -> None:
 def test_without_a_fault_there_is_nothing_to_recover_from(tmp_path: Path) -> None:
     """No injection, no verdict."""
     assert _judged(Folder(path=tmp_path, timeline=[])).grade is Grade.UNKNOWN
+
+
+def test_a_prober_that_fell_silent_leaves_recovery_unknown(tmp_path: Path) -> None:
+    """It asked nothing for two seconds after the fault, in which the service may have been down."""
+    asked = probes(end=4.0) + "\n" + probes(start=6.0)
+
+    assert "the prober was silent" in _judged(Folder(path=tmp_path, probes=asked)).detail
+    assert _judged(Folder(path=tmp_path / "again", probes=asked)).grade is Grade.UNKNOWN
+
+
+def test_without_a_planned_prober_the_requests_alone_show_recovery(tmp_path: Path) -> None:
+    """The plan says that nobody probes."""
+    assert _judged(Folder(path=tmp_path, probes="", probe=None)).grade is Grade.PASS
