@@ -281,7 +281,7 @@ def _availability(evidence: Evidence) -> dict[str, Any]:
         "longest_gap_s": round(longest[0].seconds, 6) if longest else None,
         "outages": len(found),
         "outage_events": clusters(found),
-        "harness_outages": sum(one.label == "harness" for one in found),
+        "harness_outages": sum(one.stalled_s > 0 for one in found),
         "probes": len(evidence.probes),
         "probe_interval_s": interval_ns(evidence.probes) / 1e9,
     }

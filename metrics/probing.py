@@ -52,8 +52,14 @@ class Outage:
     probes: int
     low_s: float
     high_s: float
-    label: str
-    """`harness` where a freeze of the machine overlaps it, else `service`"""
+    unexcused_low_s: float
+    unexcused_high_s: float
+    """The same bounds without the time for which the machine itself was frozen between them."""
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long of it the machine was frozen."""
+        return self.high_s - self.unexcused_high_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,17 +166,20 @@ def outages(evidence: Evidence) -> list[Outage]:
     before = np.where(firsts > 0, asked[np.maximum(firsts - 1, 0)], asked[0] - spacing_ns)
     lasts = asked[afters - 1]
     after = np.where(afters < len(asked), asked[np.minimum(afters, len(asked) - 1)], asked[-1] + spacing_ns)
-    frozen = stalled_within(evidence, before, after)
+    low_ns, high_ns = lasts - asked[firsts], after - before
+    unexcused_low_ns = low_ns - stalled_within(evidence, asked[firsts], lasts)
+    unexcused_high_ns = high_ns - stalled_within(evidence, before, after)
     return [
         Outage(
             start_ns=int(asked[first]),
-            end_ns=int(last),
-            probes=int(beyond - first),
-            low_s=(int(last) - int(asked[first])) / 1e9,
-            high_s=(int(upper) - int(lower)) / 1e9,
-            label="harness" if stalled else "service",
+            end_ns=int(lasts[place]),
+            probes=int(afters[place] - first),
+            low_s=int(low_ns[place]) / 1e9,
+            high_s=int(high_ns[place]) / 1e9,
+            unexcused_low_s=int(unexcused_low_ns[place]) / 1e9,
+            unexcused_high_s=int(unexcused_high_ns[place]) / 1e9,
         )
-        for first, beyond, last, lower, upper, stalled in zip(firsts, afters, lasts, before, after, frozen, strict=True)
+        for place, first in enumerate(firsts)
     ]
 
 

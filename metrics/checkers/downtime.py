@@ -18,7 +18,7 @@ _OUTAGES_TOLD_MAX = 10
 @CHECKERS.register("downtime", observed=True)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downtime:
-    """At most `max` of downtime in all. Outages that overlap a freeze of the machine are `harness` and left out.
+    """At most `max` of downtime in all, without the time for which the machine itself was frozen.
 
     Pass when even the upper bound meets the limit, fail when even the lower one does not, otherwise unknown.
     """
@@ -36,34 +36,32 @@ class Downtime:
         from metrics.soundness import history_doubts
 
         found = outages(evidence)
-        service = [outage for outage in found if outage.label == "service"]
-        low_s = sum(outage.low_s for outage in service)
-        high_s = sum(outage.high_s for outage in service)
+        service = [outage for outage in found if outage.unexcused_high_s > 0]
+        low_s = round(sum(outage.unexcused_low_s for outage in service), 6)
+        high_s = round(sum(outage.unexcused_high_s for outage in service), 6)
+        stalled_s = round(sum(outage.stalled_s for outage in found), 6)
         doubts = [*history_doubts(evidence), *prober_doubts(evidence)]
         if not evidence.probes.ok.any():
             doubts.append("no probe succeeded")
         if low_s <= self.max_s < high_s:
             doubts.append("the limit lies between the bounds; a shorter probe interval would decide")
-        frozen = len(found) - len(service)
-        # Freezes may excuse a few short outages, but not one that is longer than the limit by itself.
-        if frozen and sum(outage.low_s for outage in found) > self.max_s:
-            doubts.append(f"{count(frozen, 'outage')} overlap a freeze of the machine")
         longest = sorted(found, key=lambda outage: -outage.high_s)[:_OUTAGES_TOLD_MAX]
         return Finding(
             name=self.title,
             grade=Grade.FAIL if low_s > self.max_s else Grade.PASS,
-            value=round(high_s, 6),
+            value=high_s,
             limit=self.max_s,
             unit="s",
             witness=[
                 {
                     "start_s": evidence.seconds(outage.start_ns),
-                    "bounds_s": [round(outage.low_s, 6), round(outage.high_s, 6)],
+                    "bounds_s": [round(outage.unexcused_low_s, 6), round(outage.unexcused_high_s, 6)],
+                    "stalled_s": round(outage.stalled_s, 6),
                     "probes": outage.probes,
-                    "label": outage.label,
                 }
                 for outage in longest
             ],
             detail=f"Down for {format_duration(low_s)} to {format_duration(high_s)} in "
-            f"{count(len(service), 'outage')} ({count(clusters(service), 'event')}).",
+            f"{count(len(service), 'outage')} ({count(clusters(service), 'event')})."
+            + (f" Left out as harness: {format_duration(stalled_s)}." if stalled_s else ""),
         ).doubted(doubts)

@@ -39,10 +39,28 @@ def test_outages_near_to_one_another_are_one_event(tmp_path: Path) -> None:
     assert len(finding.witness) == 3
 
 
-def test_an_outage_during_a_freeze_is_the_harness_s_and_left_out(tmp_path: Path) -> None:
-    """It is told, adds nothing, and does not let the limit pass when it alone is longer."""
-    folder = Folder(path=tmp_path, probes=probes((4.0, 4.3)), hiccups=[(4.25, 0.2)])
+@pytest.mark.parametrize(
+    ("limit", "grade"), [("130ms", Grade.PASS), ("100ms", Grade.UNKNOWN), ("70ms", Grade.FAIL), ("0", Grade.FAIL)]
+)
+def test_a_freeze_of_the_machine_excuses_only_its_own_time(tmp_path: Path, limit: str, grade: Grade) -> None:
+    """Probes are lost for 280 to 320 ms, of which the machine was frozen for 200 ms: 80 to 120 ms remain."""
+    finding = _judged(Folder(path=tmp_path, probes=probes((4.0, 4.3)), hiccups=[(4.25, 0.2)]), limit)
 
-    assert _judged(folder, "1s").grade is Grade.PASS
-    assert _judged(folder, "1s").witness[0]["label"] == "harness"
-    assert _judged(folder, "100ms").grade is Grade.UNKNOWN
+    assert finding.value == pytest.approx(0.12)
+    assert finding.witness[0]["bounds_s"] == pytest.approx([0.08, 0.12])
+    assert finding.witness[0]["stalled_s"] == pytest.approx(0.2)
+    assert finding.grade is grade
+
+
+def test_a_short_freeze_does_not_excuse_a_long_outage(tmp_path: Path) -> None:
+    """Down for 5 s, frozen for 50 ms of it."""
+    finding = _judged(Folder(path=tmp_path, probes=probes((3.5, 8.5)), hiccups=[(4.25, 0.05)]), "1s")
+
+    assert finding.grade is Grade.FAIL
+
+
+def test_an_outage_that_a_freeze_explains_is_left_out(tmp_path: Path) -> None:
+    """Every lost probe lies in the freeze, and so does the time to its neighbours: nothing remains of it."""
+    finding = _judged(Folder(path=tmp_path, probes=probes((4.0, 4.3)), hiccups=[(4.35, 0.4)]), "0")
+
+    assert (finding.grade, finding.value) == (Grade.PASS, 0)
