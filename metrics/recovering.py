@@ -51,10 +51,11 @@ def recoveries(evidence: Evidence, *, late_s: float) -> list[RecoveryOf]:
     found = []
     for place, fault in enumerate(injected):
         later = [start for start in starts[place + 1 :] if start > starts[place]]
+        theirs = _of_the_next(asked, min(later), late_s=late_s) if later else np.zeros(len(asked), dtype=bool)
         found.append(
             _recovery(
                 asked,
-                bad,
+                bad & ~theirs,
                 fault_id=fault.fault_id,
                 start_ns=starts[place],
                 end_ns=min([*later, max(end_ns, starts[place])]),
@@ -65,6 +66,11 @@ def recoveries(evidence: Evidence, *, late_s: float) -> list[RecoveryOf]:
             )
         )
     return found
+
+
+def _of_the_next(asked: Operations, next_ns: int, *, late_s: float) -> Any:
+    """What was under way, and not late yet, when the next fault came: that one hurt it, not the one before."""
+    return (asked.end_ns >= next_ns) & (asked.intended_ns + late_s * 1e9 >= next_ns)
 
 
 def _recovery(

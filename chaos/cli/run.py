@@ -161,7 +161,7 @@ def _run_all(requests: "Sequence[Request]", *, as_json: bool) -> int:
     import asyncio
 
     from chaos.engine.run import run_experiment
-    from metrics.verdict import combine_exit_codes
+    from metrics.verdict import SIGINT, SIGTERM, combine_exit_codes
 
     results: list[dict[str, Any]] = []
     codes: list[int] = []
@@ -172,6 +172,8 @@ def _run_all(requests: "Sequence[Request]", *, as_json: bool) -> int:
         results.append({"run": str(finished.run_dir), "verdict": finished.verdict.as_data()})
         if not as_json:
             _print_finished(finished)
+        if finished.interrupted is not None:
+            codes.append(SIGINT if finished.interrupted == "SIGINT" else SIGTERM)
         if finished.interrupted is not None or codes[-1] == EXIT_DIRTY:
             break  # the user wants to stop, or the next run would meet what this one left
     worst = combine_exit_codes(codes)

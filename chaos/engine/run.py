@@ -80,6 +80,8 @@ async def run_experiment(request: Request, *, progress: Progress | None = None, 
             reason = await _live(request, folder, switch, progress)
             progress.begin("judging")
             verdict = await asyncio.to_thread(_judge, folder.path)
+            # A signal that came while judging changes nothing of this run, but the user wants no further one.
+            reason = reason or switch.reason
     finally:
         if showing is not None:
             showing.cancel()

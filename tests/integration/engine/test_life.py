@@ -103,6 +103,19 @@ def test_a_signal_at_any_time_heals_and_tears_down(
     assert ran.kinds.count("fault.heal_proven") == ran.kinds.count("fault.injected")
 
 
+def test_a_signal_while_judging_starts_no_further_experiment(bench: Bench) -> None:
+    """The first of two has ended and is being judged: its verdict stands, the second is not begun, exit 143."""
+    process = bench.start("run", bench.write(name="first"), bench.write(name="second"))
+    await_event(process, bench, lambda event: event.kind == "run.ended")
+    process.terminate()
+    ran = bench.end(process)
+
+    assert ran.returncode == 143, ran.stderr
+    assert ran.verdict["exit_code"] == 0
+    assert [path.name.split("-")[2] for path in bench.latest.parent.glob("*-first-*")] == ["first"]
+    assert not list(bench.latest.parent.glob("*-second-*"))
+
+
 def pid_of(bench: Bench, name: str) -> int:
     """The newest process of that name in the run's roster."""
     lines = (bench.latest / "processes.ndjson").read_text().splitlines()

@@ -38,6 +38,22 @@ def test_each_fault_has_its_own_window(tmp_path: Path) -> None:
     assert told == {"kill-1": pytest.approx(0.1, abs=0.05), "kill-2": pytest.approx(0.3, abs=0.05)}
 
 
+def test_what_the_next_fault_hurt_is_not_blamed_on_the_one_before(tmp_path: Path) -> None:
+    """Asked 10 ms before the second fault, lost 30 ms later: the first fault was long over and stays so."""
+    folder = Folder(path=tmp_path, timeline=TWICE, clients=savings() + "\ndeposit hit 1 @5.99 +0.04 info !reset")
+    told = {one["fault_id"]: one["bad"] for one in _judged(folder, limit="1s").witness}
+
+    assert told == {"kill-1": 0, "kill-2": 1}
+
+
+def test_what_was_late_already_when_the_next_fault_came_is_blamed_on_the_one_before(tmp_path: Path) -> None:
+    """Asked right after the first fault and lost only after the second: the first one's doing as well."""
+    folder = Folder(path=tmp_path, timeline=TWICE, clients=savings() + "\ndeposit hit 1 @4.1 +2.5 info !timeout")
+    told = {one["fault_id"]: one["bad"] for one in _judged(folder, limit="1s").witness}
+
+    assert told == {"kill-1": 1, "kill-2": 1}
+
+
 def test_late_answers_are_bad_service(tmp_path: Path) -> None:
     """An answer after 600 ms, wanted 800 ms after the fault, is late; with a limit of 1 s for late it is not."""
     folder = Folder(path=tmp_path, clients=savings() + "\ndeposit slow 1 @4.8 +0.6 ok")
