@@ -1,7 +1,8 @@
-"""What must be true of every run before its expectations mean anything; each breach is a sentence.
+"""What must be true of every run, whatever it expects: each breach is a sentence, a crash of the target a finding.
 
 Nobody has to ask for these in `expect`: a fault whose effect nobody saw, a run without a success of any client, a load
-that missed its rate, a machine that froze too often make any run unknown.
+that missed its rate, a machine that froze too often make any run unknown. A process of the target that ends by itself
+makes it a failure.
 """
 
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import Final
 
 from metrics.evidence import EVENTS, PLAN, RUN, Evidence
 from metrics.faults import Fault
-from metrics.findings import count
+from metrics.findings import Finding, Grade, count
 from metrics.soundness import load_doubts
+from metrics.witnesses import WITNESSES_MAX, fault_at
 
 _FROZEN_RATIO_MAX: Final = 0.05
 """A machine frozen for more than this share of the faults phase says nothing about the service."""
@@ -57,6 +59,48 @@ def breaches(evidence: Evidence) -> list[str]:
     if frozen.share > _FROZEN_RATIO_MAX:
         found.append(f"the machine was frozen for {frozen.share:.1%} of the faults phase")
     return found
+
+
+def unexpected_exits(evidence: Evidence) -> Finding | None:
+    """A failure where processes of the target ended by themselves while it was tested; None where all held.
+
+    A fault marks the ends that it causes as expected. Before the first phase nothing is tested yet, after the last one
+    the target is taken down, as it is at any time in a run that is interrupted.
+    """
+    spans = list(evidence.phases.values())
+    if not spans or evidence.ending.outcome == "interrupted":
+        return None
+    exits = [
+        event
+        for event in evidence.events
+        if event.kind == "instance.exited"
+        and event.data.get("expected") is False
+        and spans[0][0] <= event.t_ns < spans[-1][1]
+    ]
+    if not exits:
+        return None
+    witness = [
+        {
+            "instance": event.instance,
+            "at_s": evidence.seconds(event.t_ns),
+            "returncode": event.data.get("returncode"),
+            "log": f"logs/{event.instance}.log",
+            "fault": fault_at(evidence, event.t_ns, event.t_ns + 1),
+        }
+        for event in exits[:WITNESSES_MAX]
+    ]
+    first = witness[0]
+    status = "unknown exit status" if first["returncode"] is None else f"exit status {first['returncode']}"
+    more = f", and {count(len(exits) - 1, 'other end')} that no fault caused" if len(exits) > 1 else ""
+    return Finding(
+        name="unexpected_exit",
+        grade=Grade.FAIL,
+        value=len(exits),
+        limit=0,
+        unit="exits",
+        witness=witness,
+        detail=f"{first['instance']} ended by itself at {first['at_s']:.2f} s with {status} ({first['log']}){more}.",
+    )
 
 
 def silence(evidence: Evidence) -> str | None:

@@ -14,7 +14,7 @@ from metrics import verdict as codes
 from metrics.auditing import audit
 from metrics.checkers.checker import Expectation, ExpectationError, named_apart, parse_expectation
 from metrics.checkers.recovery import LATE_S
-from metrics.conditions import breaches, hiccups, left_dirty, silence
+from metrics.conditions import breaches, hiccups, left_dirty, silence, unexpected_exits
 from metrics.evidence import HISTORY, PLAN, Evidence, load
 from metrics.faults import number_or_none
 from metrics.findings import Finding, Grade, count, worst
@@ -118,7 +118,8 @@ def _expectations(evidence: Evidence) -> tuple[list[Expectation], list[Finding]]
 
 def _findings(evidence: Evidence) -> list[Finding]:
     expectations, unusable = _expectations(evidence)
-    return named_apart([one.judge(evidence) for one in expectations] + unusable)
+    exits = unexpected_exits(evidence)
+    return named_apart([one.judge(evidence) for one in expectations] + unusable + ([exits] if exits else []))
 
 
 def _with_stories(evidence: Evidence, findings: list[Finding]) -> list[Finding]:

@@ -342,6 +342,46 @@ def test_a_baseline_in_which_only_probes_succeed_does_not_hold_where_clients_wer
     assert judge_baseline(probed.write())[0].grade is Grade.PASS
 
 
+def _exited(at: float, *, expected: bool = False) -> dict[str, Any]:
+    return event(at, "instance.exited", instance="portal-3", returncode=1, expected=expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "exit_code"),
+    [
+        ({"more_events": [_exited(6.5)]}, 1),
+        ({"more_events": [_exited(0.5)]}, 1),
+        ({"more_events": [_exited(10.9)]}, 1),
+        ({"more_events": [_exited(6.5, expected=True)]}, 0),
+        ({"more_events": [_exited(11.05)]}, 0),  # the run is taking the target down
+        ({"more_events": [_exited(6.5)], "ended": _ended("interrupted", "SIGINT")}, 130),
+        ({"more_events": [_exited(6.5)], "ended": _ended("guardrail")}, 4),
+        ({"more_events": [_exited(-0.1)], "ended": _ended("error")}, 2),  # it did not even start
+    ],
+)
+def test_a_process_of_the_target_that_ends_by_itself_fails_the_run(
+    tmp_path: Path, change: dict[str, Any], exit_code: int
+) -> None:
+    """Nothing was lost and every probe answered, yet a node crashed and no fault of ours did it."""
+    verdict = judge(Folder(path=tmp_path, **change).write())
+
+    assert verdict.exit_code == exit_code, verdict.reasons
+    named = [one for one in verdict.expectations if one.name == "unexpected_exit"]
+    assert [one.grade for one in named] == ([Grade.FAIL] if exit_code in (1, 4) else [])
+
+
+def test_an_unexpected_exit_is_told_with_instance_time_status_and_log(tmp_path: Path) -> None:
+    """The finding carries all of it, and JUnit shows it as a failure."""
+    verdict = check(Folder(path=tmp_path, more_events=[_exited(6.5)]).write())
+    (finding,) = [one for one in verdict.expectations if one.name == "unexpected_exit"]
+
+    assert finding.witness == [
+        {"instance": "portal-3", "at_s": 3.5, "returncode": 1, "log": "logs/portal-3.log", "fault": None}
+    ]
+    assert "portal-3 ended by itself at 3.50 s with exit status 1" in "\n".join(verdict.reasons)
+    assert '<testcase name="unexpected_exit"' in (tmp_path / "junit.xml").read_text()
+
+
 def test_a_folder_without_a_run_is_said_to_be_none(tmp_path: Path) -> None:
     """An error that names the folder and what is missing."""
     with pytest.raises(ValueError, match="no run lies here"):
