@@ -20,6 +20,7 @@ from metrics.events import Event, scan_events
 from metrics.faults import Fault, faults_of, number_or_none
 from metrics.history import PROBE, SEALED, read_recording, read_sealed
 from metrics.operations import NEVER, Columns, Flags, Operations, pair
+from metrics.resending import resent
 
 JUDGED: Final = ("baseline", "faults", "recovery")
 """The phases that count; warm-up and quiet do not."""
@@ -126,6 +127,11 @@ class Evidence:
     def seconds(self, t_ns: int | None) -> float | None:
         """Seconds since the start of the faults; None for never."""
         return None if t_ns is None or t_ns == NEVER else round((t_ns - self.origin_ns) / 1e9, 6)
+
+    @cached_property
+    def resent(self) -> int:
+        """Operations that a client sent more than once without telling its history; 0 while the run goes on."""
+        return 0 if self.live else resent(self.run_dir / "logs", self.operations.index)
 
     @property
     def load_planned(self) -> bool:

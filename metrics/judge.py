@@ -312,6 +312,7 @@ def _measuring(evidence: Evidence) -> dict[str, Any]:
             "share_of_faults": round(frozen.share, 6),
         },
         "loads": loads,
+        "resent": evidence.resent,
         "history": {
             "operations": len(evidence.operations),
             "damaged": list(evidence.problems.get(HISTORY, ())),

@@ -5,6 +5,7 @@ failure; a pass with a reason against it becomes unknown.
 """
 
 from metrics.evidence import HISTORY, Evidence, LoadCounts
+from metrics.findings import count
 
 _RATE_MET_RATIO = 0.95
 """A load that started less than this share of its arrivals tested something else."""
@@ -30,6 +31,21 @@ def load_doubts(evidence: Evidence) -> list[str]:
             doubts.append(f"{counts.unsent:.0f} arrivals were never sent")
     if (ratio := started_ratio(counts)) is not None and ratio < _RATE_MET_RATIO:
         doubts.append(f"the load started only {ratio:.1%} of its arrivals")
+    return doubts
+
+
+def answer_doubts(evidence: Evidence, *, declined_ratio_max: float) -> list[str]:
+    """Whether the answers say what they seem to: not mostly refusals, and none the second to a hidden second try.
+
+    More than `declined_ratio_max` of all answers (successes and refusals) may not be refusals.
+    """
+    requests, doubts = evidence.requests, []
+    declined, succeeded = int(requests.declined.sum()), int(requests.ok.sum())
+    if declined > declined_ratio_max * (declined + succeeded):
+        share = declined / (declined + succeeded)
+        doubts.append(f"{share:.1%} of the answers were refusals, more than {declined_ratio_max:.0%} show too little")
+    if evidence.resent:
+        doubts.append(f"{count(evidence.resent, 'request')} reached a balancer more than once: a client sent it again")
     return doubts
 
 

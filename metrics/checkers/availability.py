@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 class Availability:
     """At least `min` of all requests, and of all seconds, are good; `by` asks for one of the two only.
 
-    A second is good when every probe sent in it was answered. Correct refusals count as good requests.
+    A second is good when every probe sent in it was answered. Correct refusals count as good requests; when they are
+    more than `max_declined` of the answers (50 % unless told otherwise), nothing is known by request.
     """
 
     min_ratio: Annotated[Ratio, Field(alias="min")]
     by: Literal["both", "request", "time"] = "both"
+    max_declined_ratio: Annotated[Ratio, Field(alias="max_declined")] = 0.5
 
     @property
     def title(self) -> str:
@@ -32,7 +34,7 @@ class Availability:
     def check(self, evidence: "Evidence") -> Finding:
         """Takes the lower of the two shares."""
         from metrics.probing import prober_doubts, slices
-        from metrics.soundness import history_doubts, load_doubts
+        from metrics.soundness import answer_doubts, history_doubts, load_doubts
 
         requests, seconds = evidence.requests, slices(evidence)
         bad = int(requests.bad.sum())
@@ -41,6 +43,7 @@ class Availability:
         if self.by != "time":
             shares["request"] = (len(requests) - bad) / len(requests) if len(requests) else None
             doubts += load_doubts(evidence)
+            doubts += answer_doubts(evidence, declined_ratio_max=self.max_declined_ratio)
         if self.by != "request":
             shares["time"] = seconds.ratio
             doubts += prober_doubts(evidence)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from metrics.checkers.checker import CHECKERS
 from metrics.findings import Finding, Grade, count
+from metrics.units import Ratio
 
 if TYPE_CHECKING:
     from metrics.evidence import Evidence
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 class Failed:
     """At most `max` requests of clients fail or end unknown; correct refusals (`declined:`) do not count.
 
-    Unknown with fewer than `min_operations` successes, or when the load missed its rate.
+    Unknown with fewer than `min_operations` successes, when refusals are more than `max_declined` of the answers
+    (successes and refusals; 50 % unless told otherwise), when the load missed its rate, or when a client sent requests
+    again by itself.
     """
 
     max_operations: Annotated[int, Field(ge=0, alias="max")]
     min_operations: Annotated[int, Field(ge=1)] = 1
+    max_declined_ratio: Annotated[Ratio, Field(alias="max_declined")] = 0.5
 
     @property
     def title(self) -> str:
@@ -32,7 +36,7 @@ class Failed:
         """Counts failed and unknown requests in the judged phases."""
         import numpy as np
 
-        from metrics.soundness import history_doubts, load_doubts
+        from metrics.soundness import answer_doubts, history_doubts, load_doubts
         from metrics.witnesses import explained, first_told
 
         requests = evidence.requests
@@ -42,6 +46,7 @@ class Failed:
         unexplained = int(np.count_nonzero(~explained(evidence, requests.take(bad))))
         grade = Grade.FAIL if lost > self.max_operations else Grade.PASS
         doubts = [*history_doubts(evidence), *load_doubts(evidence)]
+        doubts += answer_doubts(evidence, declined_ratio_max=self.max_declined_ratio)
         if succeeded < self.min_operations:
             doubts.append(f"only {count(succeeded, 'request')} succeeded, {self.min_operations} are needed to judge")
         detail = f"{lost:,} of {count(len(requests), 'request')} failed or ended unknown."

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 
 from metrics.checkers import parse_expectation
 from metrics.findings import Finding, Grade
+from metrics.judge import judge
 from tests.run_folders import Folder, savings
 
 LOST = "\nredeem r1 10 @5 +0.001 fail !refused"
@@ -80,3 +82,67 @@ def test_failures_that_no_fault_explains_are_told_first(tmp_path: Path) -> None:
     assert finding.detail.startswith("1 failure outside every fault.")
     assert [one["key"] for one in finding.witness] == ["out", "in"]
     assert [one["fault"] for one in finding.witness] == [None, "kill-1"]
+
+
+def _declining(declined: int, ok: int = 100) -> str:
+    refusals = (
+        f"redeem d{n} 1 @{1.5 + n / 1000:.4f} +0.002 fail !declined:insufficient-funds" for n in range(declined)
+    )
+    return "\n".join([savings(ok), *refusals])
+
+
+@pytest.mark.parametrize(
+    ("declined", "more", "grade"),
+    [
+        (100, {}, Grade.PASS),
+        (101, {}, Grade.UNKNOWN),
+        (101, {"max_declined": "51%"}, Grade.PASS),
+        (1, {"max_declined": 0}, Grade.UNKNOWN),
+    ],
+)
+def test_a_service_that_declines_most_of_what_is_asked_shows_little(
+    tmp_path: Path, declined: int, more: dict[str, Any], grade: Grade
+) -> None:
+    """100 successes beside some refusals: up to a half of the answers may be refusals, or what the limit says."""
+    folder = Folder(path=tmp_path, clients=_declining(declined))
+    available = {"min": "99%", "by": "request", **more}
+
+    assert _judged(folder, **more).grade is grade
+    assert parse_expectation({"availability": available}).judge(folder.evidence()).grade is grade
+
+
+def test_refusals_do_not_hide_failures(tmp_path: Path) -> None:
+    """Nearly everything is declined and one request lost: that one is known to have failed."""
+    assert _judged(Folder(path=tmp_path, clients=_declining(500) + LOST)).grade is Grade.FAIL
+
+
+def _arrival(request_id: int, **more: Any) -> str:
+    return json.dumps({"attempts": 1, "method": "GET", "request_id": str(request_id), **more}, separators=(",", ":"))
+
+
+OURS = (1 << 40) + 7
+"""The X-Request-Id of an operation that the load's history holds."""
+
+
+@pytest.mark.parametrize(
+    ("logs", "resent"),
+    [
+        ({"balancer-1": [_arrival(OURS), _arrival(OURS + 1), _arrival(OURS)]}, 1),
+        ({"balancer-1": [_arrival(OURS), _arrival(OURS + 1, attempts=2)]}, 0),
+        ({"balancer-1": [_arrival(999_999)] * 2}, 0),  # none of ours
+        ({"balancer-1": [_arrival(OURS)], "balancer-2": [_arrival(OURS)]}, 0),  # one behind the other
+        ({"portal-1": [f'{{"request_id": "{OURS}"}}'] * 2}, 0),  # no balancer: each try of its stands there
+        ({"balancer-1": ["no JSON", '"attempts" "request_id":"x"', f'"attempts" "request_id":"{OURS}']}, 0),
+    ],
+)
+def test_a_client_that_sends_again_behind_our_back_is_noticed(
+    tmp_path: Path, logs: dict[str, list[str]], resent: int
+) -> None:
+    """One operation whose id the balancer's own log shows twice was sent twice; its failure may have been hidden."""
+    folder = Folder(path=tmp_path, logs=logs)
+    verdict = judge(folder.write())
+    available = parse_expectation({"availability": {"min": "99%", "by": "request"}}).judge(folder.evidence())
+
+    assert verdict.measuring["resent"] == resent
+    assert verdict.exit_code == (2 if resent else 0)
+    assert available.grade is (Grade.UNKNOWN if resent else Grade.PASS)
