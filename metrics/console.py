@@ -3,9 +3,10 @@
 `render` gives plain text of any width; `print_verdict` colours the words that matter where there is a terminal.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+from metrics.findings import Grade
 from metrics.sanitise import one_line
 from metrics.verdict import FaultOutcome, Verdict
 from metrics.wording import NOTHING, percentage, quantity, seconds, value_and_limit
@@ -24,11 +25,19 @@ _HEADLINES: Final = {
 }
 _MARKS: Final = {"pass": "ok  ", "fail": "FAIL", "unknown": "?   "}
 _FAULTS_MAX: Final = 30
+_OF_EVERY_STEP: Final = frozenset({"t_s", "who", "request_id", "event", "started", "time", "timestamp", "level"})
 
 
 def render(verdict: Verdict) -> str:
     """The verdict as plain text, harmless whatever a system under test put into it."""
-    sections = [_head(verdict), _expectations(verdict), _faults(verdict), _numbers(verdict), _measuring(verdict)]
+    sections = [
+        _head(verdict),
+        _expectations(verdict),
+        _witness(verdict),
+        _faults(verdict),
+        _numbers(verdict),
+        _measuring(verdict),
+    ]
     if verdict.replay:
         sections.append([f"Repeat: {_safe(verdict.replay)}"])
     return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
@@ -60,6 +69,33 @@ def _expectations(verdict: Verdict) -> list[str]:
         for one in verdict.expectations
     ]
     return ["Expectations", *_aligned([("", "", "value", "limit", ""), *rows])] if rows else []
+
+
+def _witness(verdict: Verdict) -> list[str]:
+    """The first operation that speaks against the run, with its life; all of them stand in the report."""
+    for finding in verdict.expectations:
+        if finding.grade is Grade.PASS:
+            continue
+        for witness in finding.witness:
+            if witness.get("story"):
+                what = " ".join(str(witness[part]) for part in ("f", "outcome", "error") if witness.get(part))
+                during = f", during {witness['fault']}" if witness.get("fault") else ""
+                head = f"A witness of {finding.name}: {what}, operation {witness.get('operation')}{during}"
+                steps = [(_moment(step.get("t_s")), _safe(step.get("who")), _step(step)) for step in witness["story"]]
+                return [_safe(head), *_aligned(steps), "  All witnesses are in report.html and verdict.json."]
+    return []
+
+
+def _moment(t_s: Any) -> str:
+    return f"{t_s:.3f} s" if isinstance(t_s, int | float) else NOTHING
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    """What a client did, or the line that a process logged of it; what is the same for every step is left out."""
+    line = step.get("line")
+    told = line if isinstance(line, Mapping) else step
+    shown = (f"{name}={value}" for name, value in told.items() if name not in _OF_EVERY_STEP and value is not None)
+    return one_line(" ".join(shown), chars_max=240)
 
 
 def _faults(verdict: Verdict) -> list[str]:

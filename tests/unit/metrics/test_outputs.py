@@ -116,7 +116,10 @@ def test_the_console_says_the_verdict_first_then_why_then_the_numbers(tmp_path: 
     assert lines[0] == "FAIL  A killed node  (exit 1)"
     assert lines[1].startswith("  - FAIL failed: 1 of 201 requests")
     headings = [line for line in lines if line and not line.startswith(" ")][1:]
+    witness = headings.pop(1)
     assert headings == ["Expectations", "Faults", "Numbers", "Measuring", "Repeat: holdfast run node-kill --seed 42"]
+    assert witness.startswith("A witness of failed: redeem info timeout, operation ")
+    assert any("client  step=invoke f=redeem" in line for line in lines), "its life is told"
     assert any("effect NOT PROVEN" in line for line in lines)
 
 
