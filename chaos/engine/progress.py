@@ -25,6 +25,7 @@ class Progress:
     """When the step is planned to end, on the monotonic clock."""
     rate_per_s: float | None = None
     errors: int = 0
+    failed_probes: int = 0
     in_force: Mapping[str, Occurrence] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences to be shown once."""
@@ -35,6 +36,8 @@ class Progress:
     def begin(self, step: str, *, planned_s: float | None = None) -> None:
         """Another step begins now."""
         self.step = step
+        if planned_s is None:
+            self.rate_per_s = None  # nobody asks anything any more
         self.ends_s = None if planned_s is None else time.monotonic() + planned_s
 
     def take(self, client: str, said: Mapping[str, Any]) -> None:
@@ -47,7 +50,8 @@ class Progress:
             self.rate_per_s = self._rates.get("load", self._rates[client])
         self._seen[client] = (now_s, completed)
         self._errors[client] = failed_of(said)
-        self.errors = sum(self._errors.values())
+        self.errors = self._errors.get("load", self._errors[client])
+        self.failed_probes = self._errors.get("prober", 0) if "load" in self._errors else 0
 
     def line(self) -> str:
         """All of it in one line."""
@@ -57,6 +61,8 @@ class Progress:
         if self.rate_per_s is not None:
             parts.append(f"{self.rate_per_s:6.0f}/s")
             parts.append(f"{self.errors} errors")
+            if self.failed_probes:
+                parts.append(f"probes failed: {self.failed_probes}")
         parts += [f"{one.name} {', '.join(one.instances)}" for one in self.in_force.values()]
         return "   ".join(parts)
 

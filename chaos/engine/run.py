@@ -21,6 +21,7 @@ from chaos.planner import Plan
 from chaos.targets.opening import Attach, OpenTarget, open_target
 from chaos.targets.target import Target
 from chaos.targets.topology import Topology
+from chaos.targets.upstate import find_up
 from chaos.undo import UndoLog
 from metrics.events import EventLog
 
@@ -108,6 +109,10 @@ async def _live(request: Request, folder: RunFolder, switch: Switch, progress: P
             events.append("run.ended", outcome="error", signal=None, left=[], error=str(error))
             return Reason(outcome="error", text=str(error))
         stack.push_async_callback(opened.close)
+        if opened.attached:
+            progress.notes.append(f"using {opened.target.name} as `holdfast up` holds it")
+        elif find_up(request.topology.path, request.runs_dir) is not None:
+            progress.notes.append("not using the target that is up: its overrides are others; starting one beside it")
         life = Life(
             plan=request.plan,
             equipment=Equipment(

@@ -253,6 +253,7 @@ def test_a_target_that_is_up_is_used_and_stays_up(bench: Bench) -> None:
         up.communicate(timeout=LIMIT_S)
 
     assert ran.returncode == 0, ran.stderr
+    assert "using tiny as `holdfast up` holds it" in ran.stderr
     assert {one["effect"] and one["healed"] for one in ran.verdict["faults"]} == {True}
     assert [one["name"] for one in told["up"]] == ["tiny"]
     assert told["left"] == []
