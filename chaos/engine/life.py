@@ -138,15 +138,14 @@ class Life:
             self._watch_task(self._watch_client(client))
 
     async def _warm_up(self) -> None:
+        """The planned time counts from when all clients are ready: while they log in, hardly anything gets warm."""
+        planned_s = self.plan.phases["warmup"]
         async with self._read_around():
-            rested = asyncio.create_task(self._rest())
-            try:
-                await asyncio.gather(
-                    *(client.wait_ready(within_s=CLIENTS_READY_WITHIN_S) for client in self._running.values())
-                )
-                await rested
-            finally:
-                rested.cancel()
+            await asyncio.gather(
+                *(client.wait_ready(within_s=CLIENTS_READY_WITHIN_S) for client in self._running.values())
+            )
+            self.equipment.progress.begin("warmup", planned_s=planned_s)
+            await asyncio.sleep(planned_s)
 
     async def _baseline(self) -> None:
         tools = self.equipment
