@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 FOLDER: Final = "final"
 LEDGER: Final = "ledger/1"
 EFFECTS: Final = "effects/1"
+CUSTOMER: Final = "customer"
+"""The kind of a customer's account in `ledger/1`; every other kind is the platform's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +28,12 @@ class Dump:
 
 
 class Effect(NamedTuple):
-    """Something that happened, as a dump tells it: `amount` is None where the dump names none."""
+    """Something that happened, as a dump tells it: `amount` and `account` are None where the dump names none."""
 
     f: str
     key: str | None
     amount: Any
+    account: str | int | None
     row: Mapping[str, Any]
 
 
@@ -58,13 +61,14 @@ def read_dumps(
 def effects_of(dump: Dump, operations: frozenset[str]) -> list[Effect]:
     """What the dump says happened of these kinds of operation."""
     if dump.schema == LEDGER:
+        customers = {row["account"] for row in dump.rows if row["row"] == "account" and row["kind"] == CUSTOMER}
         return [
-            Effect(f=row["kind"], key=row["key"], amount=row["amount"], row=row)
+            Effect(f=row["kind"], key=row["key"], amount=row["amount"], account=_account_of(row, customers), row=row)
             for row in dump.rows
             if row["row"] == "transfer" and row["kind"] in operations
         ]
     return [
-        Effect(f=row["f"], key=row["key"], amount=amount_in(row["value"]), row=row)
+        Effect(f=row["f"], key=row["key"], amount=amount_in(row["value"]), account=account_in(row["value"]), row=row)
         for row in dump.rows
         if row["f"] in operations
     ]
@@ -73,6 +77,23 @@ def effects_of(dump: Dump, operations: frozenset[str]) -> list[Effect]:
 def amount_in(value: Any) -> Any:
     """The part of a value that must not change on its way: its `amount` where it has one, else all of it."""
     return value["amount"] if isinstance(value, dict) and "amount" in value else value
+
+
+def account_in(value: Any) -> str | int | None:
+    """The account that a value names; None where it names none."""
+    account = value.get("account") if isinstance(value, dict) else None
+    return account if isinstance(account, str | int) else None
+
+
+def _account_of(transfer: Mapping[str, Any], customers: set[Any]) -> Any:
+    """Whose transfer it is: a deposit's credit side, of anything else the debit side if that is a customer's.
+
+    None where neither side is one, because then the platform's accounts say nothing of customers.
+    """
+    debit, credit = transfer["debit"], transfer["credit"]
+    if debit not in customers and credit not in customers:
+        return None
+    return credit if transfer["kind"] == "deposit" or debit not in customers else debit
 
 
 def _read_rows(path: Path) -> tuple[list[Mapping[str, Any]], str | None]:

@@ -141,6 +141,10 @@ class Evidence:
     @property
     def own_target(self) -> bool:
         """Whether this run started the target's processes, so that nobody else's effects are in it."""
+        attached = self.run.get("attached")
+        if isinstance(attached, bool):
+            return not attached
+        # Before `run.json` said so: an attached run has such events only after it killed something.
         return any(event.kind == "instance.started" for event in self.events)
 
     def restricted(self, *phases: str) -> "Evidence":

@@ -1,11 +1,12 @@
 """Histories in a notation that fits the eye, for tests and examples: one line, one operation.
 
-    # f     key amount   intended start, duration   outcome
-    deposit a   500      @1.000 +0.012 ok portal-1
-    redeem  b   200      @1.5   +0.4   info !timeout x2
-    deposit c            @2
-    probe                @1.02  +0.002 ok
-    balance              @3 ~3.2 +0.1  ok
+    # f     key amount account   intended start, duration   outcome
+    deposit a   500              @1.000 +0.012 ok portal-1
+    deposit d   500    ann       @1.000 +0.012 ok
+    redeem  b   200              @1.5   +0.4   info !timeout x2
+    deposit c                    @2
+    probe                        @1.02  +0.002 ok
+    balance                      @3 ~3.2 +0.1  ok
 
 `@` is the intended start in seconds, `~` the actual one where it was later, `+` the time from the actual start to
 the completion; an operation without one never completed. After the outcome come, in any order, who answered
@@ -43,11 +44,12 @@ def rows_of(text: str, *, writer: int = 0) -> list[Row]:
 
 def _operation(words: list[str], *, index: int) -> Iterable[Row]:
     start = next((place for place, word in enumerate(words) if word.startswith("@")), None)
-    if start is None or not 1 <= start <= 3:
-        raise ValueError("expected `f [key [amount]] @intended ...`")
+    if start is None or not 1 <= start <= 4:
+        raise ValueError("expected `f [key [amount [account]]] @intended ...`")
     f = words[0]
-    key, amount = [*words[1:start], None, None][:2]
-    asked = None if amount is None else json.dumps({"amount": int(amount)}, separators=(",", ":"))
+    key, amount, account = [*words[1:start], None, None, None][:3]
+    of_whom = {} if account is None else {"account": account}
+    asked = None if amount is None else json.dumps({"amount": int(amount), **of_whom}, separators=(",", ":"))
     rest = words[start:]
     intended_ns = _ns(rest.pop(0), "@")
     start_ns = _ns(rest.pop(0), "~") if rest and rest[0].startswith("~") else intended_ns

@@ -2,16 +2,19 @@
 
 all operations under one key        in the dump    verdict
 one ok                              once           fine (with the amount that was asked)
-                                    never          lost
+                                    never          lost; wrong_account if another account has it
                                     more often     duplicate
 none ok, one without known outcome  never          did not happen
                                     once           recovered
                                     more often     duplicate
 all certainly failed                at least once  ghost
 no operation                        at least once  ghost
+
+Services keep keys apart by account: where both the operation and the effect name one, key and account together count
+as the key. A target that was there before the run holds effects of others too, so there the last line is left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -26,28 +29,30 @@ if TYPE_CHECKING:
     from metrics.evidence import Evidence
     from metrics.operations import Flags, Ints, Operations
 
-WRONG: Final = ("lost", "duplicate", "ghost", "wrong_amount")
+WRONG: Final = ("lost", "duplicate", "ghost", "wrong_amount", "wrong_account")
 _TOLD_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accounts:
-    """What became of every key; `wrong` names the keys of each kind of wrong."""
+    """What became of every key; `wrong` names the keys of each kind of wrong, `foreign` counts others' effects."""
 
     acknowledged: int
     recovered: int
     did_not_happen: int
     unkeyed: int
     effects: int
+    foreign: int
     wrong: Mapping[str, Sequence[str | None]]
 
 
 @CHECKERS.register("exactly_once")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactlyOnce:
-    """Every acknowledged operation is in the dump exactly once by its key, with its amount, and nothing else is.
+    """Each acknowledged operation is in the dump exactly once by its key, with amount and account; nothing else is.
 
-    Operations of unknown outcome are resolved by their key: there once is recovered, absent did not happen.
+    Operations of unknown outcome are resolved by their key: there once is recovered, absent did not happen. Unknown
+    when one of `operations` was never acknowledged.
     """
 
     dump: str
@@ -70,13 +75,13 @@ class ExactlyOnce:
             )
         operations = evidence.operations
         operations = operations.take(operations.f.equals(*self.operations))
-        accounts = compare(operations, dump, frozenset(self.operations))
+        accounts = compare(operations, dump, frozenset(self.operations), own_target=evidence.own_target)
         doubts = history_doubts(evidence)
-        if not accounts.acknowledged:
-            doubts.append("no operation was acknowledged")
+        granted = operations.f.take(operations.ok)
+        doubts += [f"no {f} was acknowledged" for f in dict.fromkeys(self.operations) if not granted.equals(f).any()]
         if accounts.unkeyed:
             doubts.append(f"{count(accounts.unkeyed, 'acknowledged operation')} carried no key")
-        sound = record_complete(evidence) and evidence.own_target
+        sound = record_complete(evidence)
         if not sound and accounts.wrong["ghost"]:
             doubts.append("effects that nobody is known to have asked for may belong to operations outside this record")
         judged = [name for name in WRONG if sound or name != "ghost"]
@@ -92,66 +97,101 @@ class ExactlyOnce:
         ).doubted(doubts)
 
 
-def compare(operations: "Operations", dump: "Dump", kinds: frozenset[str]) -> Accounts:
-    """Resolves every key; `operations` are those of these kinds only."""
+def compare(operations: "Operations", dump: "Dump", kinds: frozenset[str], *, own_target: bool) -> Accounts:
+    """Resolves every key; `operations` are those of these kinds only.
+
+    On a target of its own a run answers for every effect, on another only for what it asked for.
+    """
     import numpy as np
 
     from metrics.dumps import effects_of
     from metrics.history import INFO, OK
 
-    names, codes, outcome = operations.key.names, operations.key.codes, operations.outcome
-    keyed = codes >= 0
-    asked, ok, unknown = (np.zeros(len(names), dtype=np.bool_) for _ in range(3))
-    asked[codes[keyed]] = True
+    effects = effects_of(dump, kinds)
+    asked = _Asked(operations)
+    codes, identities = _identities(operations, asked, {it.key for it in effects if it.account is None})
+    outcome, keyed = operations.outcome, codes >= 0
+    ok, unknown = (np.zeros(len(identities), dtype=np.bool_) for _ in range(2))
     ok[codes[keyed & (outcome == OK)]] = True
     unknown[codes[keyed & (outcome == INFO)]] = True
     unknown &= ~ok
 
-    effects = effects_of(dump, kinds)
-    code_of: dict[str | None, int] = {name: code for code, name in enumerate(names)}
-    place = np.fromiter((code_of.get(effect.key, -1) for effect in effects), dtype=np.int64, count=len(effects))
-    if len(names):
-        place[~asked[place]] = -1  # a key that other kinds of operation used is none of these
+    code_of = {identity: code for code, identity in enumerate(identities)}
+    place = np.fromiter((_place(effect, code_of) for effect in effects), dtype=np.int64, count=len(effects))
     known = place >= 0
-    times = np.bincount(place[known], minlength=len(names))
-    effect_at = np.zeros(len(names), dtype=np.int64)
+    times = np.bincount(place[known], minlength=len(identities))
+    effect_at = np.zeros(len(identities), dtype=np.int64)
     effect_at[place[known]] = np.flatnonzero(known)
 
     once = (ok | unknown) & (times == 1)
-    strongest = keyed & np.where(ok[codes], outcome == OK, outcome == INFO) if len(names) else keyed
-    agreed = _agreed(
-        operations, np.flatnonzero(strongest & once[codes]).tolist() if len(names) else [], effects, effect_at
-    )
+    positions = np.flatnonzero(keyed)
+    of = codes[positions]
+    strongest = np.where(ok[of], outcome[positions] == OK, outcome[positions] == INFO)
     wrong_amount = once.copy()
-    wrong_amount[agreed] = False
+    # Lists, because single elements of an array cost several times more.
+    at, code = effect_at.tolist(), codes.tolist()
+    for position in positions[strongest & once[of]].tolist():
+        if asked.agrees(position, effects[at[code[position]]]):
+            wrong_amount[code[position]] = False
+
+    others = [effects[number].key for number in np.flatnonzero(~known).tolist()]
+    other_keys = frozenset(others)
+    elsewhere = np.fromiter((key in other_keys for key, _ in identities), dtype=np.bool_, count=len(identities))
+    # What is elsewhere may be an earlier run's, so there only what must be somewhere is known to be misplaced.
+    misplaced = (ok | unknown if own_target else ok) & (times == 0) & elsewhere
 
     def named(which: "Flags") -> list[str | None]:
-        return [names[code] for code in np.flatnonzero(which).tolist()]
+        return [identities[code][0] for code in np.flatnonzero(which).tolist()]
 
-    unasked = [effects[number].key for number in np.flatnonzero(~known).tolist()]
+    moved = frozenset(named(misplaced))
+    unasked = [key for key in others if key not in moved]
     return Accounts(
         acknowledged=int(ok.sum()),
         recovered=int((unknown & (times == 1)).sum()),
-        did_not_happen=int((unknown & (times == 0)).sum()),
+        did_not_happen=int((unknown & (times == 0) & ~misplaced).sum()),
         unkeyed=int((~keyed & (outcome == OK)).sum()),
-        effects=len(effects),
+        effects=len(effects) - (0 if own_target else len(unasked)),
+        foreign=0 if own_target else len(unasked),
         wrong={
-            "lost": named(ok & (times == 0)),
+            "lost": named(ok & (times == 0) & ~misplaced),
             "duplicate": named((ok | unknown) & (times > 1)),
-            "ghost": [*named(asked & ~ok & ~unknown & (times > 0)), *dict.fromkeys(unasked)],
+            "ghost": [*named(~ok & ~unknown & (times > 0)), *(dict.fromkeys(unasked) if own_target else ())],
             "wrong_amount": named(wrong_amount),
+            "wrong_account": named(misplaced),
         },
     )
 
 
-def _agreed(
-    operations: "Operations", positions: Iterable[int], effects: "Sequence[Effect]", effect_at: "Ints"
-) -> list[int]:
-    """The keys of which one of these operations asked for just what its effect is."""
-    asked = _Asked(operations)
-    # Lists, because single elements of an array cost several times more.
-    codes, at = operations.key.codes.tolist(), effect_at.tolist()
-    return [codes[place] for place in positions if asked.agrees(place, effects[at[codes[place]]])]
+_Identity = tuple[str, str | int | None]
+"""A key, and the account in which it counts; None where that is not known on both sides."""
+
+
+def _identities(operations: "Operations", asked: "_Asked", unowned: set[str | None]) -> "tuple[Ints, list[_Identity]]":
+    """For each operation which identity it has, -1 without a key; under `unowned` keys accounts do not matter."""
+    import numpy as np
+
+    key, text = operations.key, operations.asked
+    accounts: dict[str | int | None, int] = {None: 0}
+    account_of_text = np.zeros(len(text.names) + 1, dtype=np.int64)  # the entry more at the end answers for code -1
+    for code in np.unique(text.codes[text.codes >= 0]).tolist():
+        account_of_text[code] = accounts.setdefault(asked.account(code), len(accounts))
+    account = account_of_text[text.codes]
+    anybody = np.zeros(len(key.names) + 1, dtype=np.bool_)
+    anybody[key.codes[(account == 0) | key.where(unowned.__contains__)]] = True
+    account[anybody[key.codes]] = 0
+    keyed = key.codes >= 0
+    used, place = np.unique(key.codes[keyed] * len(accounts) + account[keyed], return_inverse=True)
+    codes = np.full(len(operations), -1, dtype=np.int64)
+    codes[keyed] = place
+    names = list(accounts)
+    return codes, [(key.names[one // len(accounts)], names[one % len(accounts)]) for one in used.tolist()]
+
+
+def _place(effect: "Effect", code_of: Mapping[_Identity, int]) -> int:
+    """Whose effect it is; -1 for nobody's."""
+    if effect.key is None:
+        return -1
+    return code_of.get((effect.key, effect.account), code_of.get((effect.key, None), -1))
 
 
 class _Asked:
@@ -159,24 +199,32 @@ class _Asked:
 
     def __init__(self, operations: "Operations") -> None:
         self._operations = operations
-        self._amounts: dict[int, Any] = {}
+        self._values: dict[int, Any] = {}
         self._codes = operations.asked.codes.tolist()
         self._kinds = operations.f.codes.tolist()
 
     def agrees(self, position: int, effect: "Effect") -> bool:
         """Whether the operation asked for just this effect; what says no amount cannot disagree."""
+        from metrics.dumps import amount_in
+
         if self._operations.f.names[self._kinds[position]] != effect.f:
             return False
-        amount = self._amount(self._codes[position])
+        code = self._codes[position]
+        amount = None if code < 0 else amount_in(self._value(code))
         return amount is None or effect.amount is None or bool(amount == effect.amount)
 
-    def _amount(self, code: int) -> Any:
-        from metrics.dumps import amount_in
+    def account(self, code: int) -> str | int | None:
+        """The account that a text names."""
+        from metrics.dumps import account_in
+
+        return account_in(self._value(code))
+
+    def _value(self, code: int) -> Any:
         from metrics.witnesses import parsed
 
-        if code not in self._amounts:
-            self._amounts[code] = None if code < 0 else amount_in(parsed(self._operations.asked.names[code]))
-        return self._amounts[code]
+        if code not in self._values:
+            self._values[code] = parsed(self._operations.asked.names[code])
+        return self._values[code]
 
 
 def _names(evidence: "Evidence") -> str:
@@ -189,6 +237,8 @@ def _sentence(accounts: Accounts) -> str:
         f"{count(accounts.acknowledged, 'acknowledged operation')} against {count(accounts.effects, 'effect')}; of "
         f"those with unknown outcome {accounts.recovered} had happened and {accounts.did_not_happen} had not."
     )
+    if accounts.foreign:
+        kept += f" Left out: {count(accounts.foreign, 'effect')} of others; the target was there before this run."
     return f"{wrong[0].upper()}{wrong[1:]}. {kept}" if wrong else kept
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from metrics.checkers.checker import CHECKERS
+from metrics.dumps import CUSTOMER, LEDGER
 from metrics.findings import Finding, Grade, count
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from metrics.evidence import Evidence
 
 _FAULTS_TOLD_MAX: Final = 5
-CUSTOMER: Final = "customer"
 
 
 @CHECKERS.register("ledger")
@@ -33,8 +33,6 @@ class Ledger:
 
     def check(self, evidence: "Evidence") -> Finding:
         """Adds up the dump."""
-        from metrics.dumps import LEDGER
-
         dump = evidence.dumps.get(self.dump)
         problem = "there is none of that name" if dump is None else dump.problem
         if problem is None and dump is not None and dump.schema != LEDGER:

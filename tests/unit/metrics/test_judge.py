@@ -38,8 +38,9 @@ WHOLE_LOAD: dict[str, Any] = {"intended": 200, "started": 200, "unsent": 0, "ret
 
 def _everything(path: Path) -> Folder:
     readings = [(1.0, "retries", 0), (9.9, "retries", 3)]
-    dumps = {"ledger": ledger_of(savings())}
-    return Folder(path=path, expect=list(EVERYTHING), dumps=dumps, readings=readings)
+    clients = savings() + "\nredeem r0 10 @6 +0.005 ok portal-1@v1"
+    dumps = {"ledger": ledger_of(clients)}
+    return Folder(path=path, clients=clients, expect=list(EVERYTHING), dumps=dumps, readings=readings)
 
 
 def _ended(outcome: str, signal: str | None = None, *left: str) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def test_a_clean_run_passes_every_checker(tmp_path: Path) -> None:
 
     assert (verdict.word, verdict.exit_code, verdict.reasons) == ("pass", 0, ())
     assert {finding.grade for finding in verdict.expectations} == {Grade.PASS}
-    assert verdict.operations["ok"] == 200
+    assert verdict.operations["ok"] == 201
     assert verdict.faults[0].effect
     assert verdict.faults[0].healed
     jsonschema.validate(json.loads(verdict.to_json()), verdict_schema())

@@ -22,7 +22,7 @@ def test_a_line_is_an_operation() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["deposit", "@1 +1 ok", "a b 3 c @1", "deposit a x @1", "a @1 +1", "a @1 +1 maybe", "a @x", "a @1 1 ok"]
+    "line", ["deposit", "@1 +1 ok", "a b 3 c d @1", "deposit a x @1", "a @1 +1", "a @1 +1 maybe", "a @x", "a @1 1 ok"]
 )
 def test_a_line_that_cannot_be_read_is_named(line: str) -> None:
     """By its number and its text."""
