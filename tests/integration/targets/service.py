@@ -24,6 +24,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.setsid()
 print("grandchild", flush=True)
 while True:
+    signal.alarm(120)  # should the test itself be killed
     signal.pause()
 """
 

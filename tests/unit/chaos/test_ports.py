@@ -69,7 +69,7 @@ def test_a_block_is_held_until_the_last_who_has_it_is_dead() -> None:
     ports = hold_ports(1, first=FIRST, last=LAST)
     port = ports.take()
     child = subprocess.Popen(
-        [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"],
+        [sys.executable, "-c", "import signal; print(flush=True); signal.alarm(60); signal.pause()"],
         pass_fds=ports.lock_fds,
         stdout=subprocess.PIPE,
     )

@@ -13,8 +13,9 @@ from chaos import processes
 from chaos.errors import TargetError
 from chaos.processes import Belonging, Identity, Process, alive, identify, kill_all, members, myself, send, spawn, state
 
-SLEEPER = "import signal; print('up', flush=True); signal.pause()"
-STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
+# The alarm ends them should the test itself be killed.
+SLEEPER = "import signal; signal.alarm(60); print('up', flush=True); signal.pause()"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
 
 
 class Registered:
@@ -186,7 +187,7 @@ how = {"child": {}, "session": {"start_new_session": True}, "bare": {"env": {}, 
 child = subprocess.Popen([sys.executable, "-c", code], **how)
 print("up", child.pid, flush=True)
 """
-LASTING = LAUNCHER + "\nimport signal; signal.pause()"
+LASTING = LAUNCHER + "\nimport signal; signal.alarm(60); signal.pause()"
 
 
 async def child_of(started: Starter, name: str) -> Identity:
@@ -238,7 +239,7 @@ async def test_strangers_do_not_belong(started: Starter, tmp_path: Path) -> None
 
 async def test_an_instance_is_told_from_another_by_its_mark(started: Starter) -> None:
     """Two processes of a run with the names of two instances."""
-    code = "import os, subprocess, sys, signal; print('up', flush=True); signal.pause()"
+    code = "import os, subprocess, sys, signal; print('up', flush=True); signal.alarm(60); signal.pause()"
     found = {}
     for name in ("portal-1", "portal-2"):
         os.environ[processes.INSTANCE_MARK] = name

@@ -114,7 +114,7 @@ def test_a_run_without_faults_has_nothing_to_undo(tmp_path: Path) -> None:
 
 def test_a_stopped_process_goes_on_and_a_gone_one_is_no_error() -> None:
     """The step is carried out twice on a living process, then on its identity after death."""
-    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as child:
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.alarm(60); signal.pause()"]) as child:
         identity = identify(child.pid)
         assert identity is not None
         os.kill(child.pid, signal.SIGSTOP)
