@@ -116,7 +116,7 @@ def load_experiment(path: Path, *, target: Path | None = None) -> Experiment:
         ExperimentError: with every problem, each naming file, line, what was expected and what to do.
     """
     document = load(path)
-    problems = _expectation_problems(document)
+    problems = [*_expectation_problems(document), *_missing_files(document, path)]
     try:
         model = validate(document, _file_model())
     except ExperimentError as error:
@@ -151,6 +151,15 @@ def _expectation_problems(document: Document) -> list[str]:
                 document.problem(("expect", index, *problem.path), problem.message) for problem in error.problems
             ]
     return problems
+
+
+def _missing_files(document: Document, path: Path) -> list[str]:
+    """A locustfile that is not there would only be noticed when the target runs."""
+    load = document.data.get("load")
+    locustfile = load.get("locustfile") if isinstance(load, dict) else None
+    if not isinstance(locustfile, str) or _beside(path, locustfile).is_file():
+        return []
+    return [document.problem(("load", "locustfile"), f"no such file: {_beside(path, locustfile)}")]
 
 
 @cache

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from chaos.errors import TargetError
 from chaos.processes import Process, Registrar, send, spawn
+from chaos.targets.commands import last_lines
 
 LINE_LIMIT_BYTES: Final = 64 * 1024
 COUNTS: Final = ("intended", "started", "completed", "ok", "fail", "info", "unsent", "lateness_p99_s")
@@ -102,7 +103,7 @@ class Client:
             await asyncio.wait({ready, exited}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
             if not self.ready.is_set():
                 why = f"exited with {exited.result()}" if exited.done() else f"is not ready after {within_s:g} s"
-                raise TargetError(f"{self.name} {why}; {tail(self.log)}")
+                raise TargetError(f"{self.name} {why}; {last_lines(self.log)}")
         finally:
             ready.cancel()
             exited.cancel()
@@ -176,15 +177,6 @@ def counts(said: Mapping[str, Any]) -> dict[str, Any]:
 def failed_of(said: Mapping[str, Any]) -> int:
     """How many operations failed for the client: `fail` and `info`, without correct answers that decline."""
     return int(said.get("fail", 0)) + int(said.get("info", 0)) - int(said.get("declined", 0))
-
-
-def tail(log: Path, *, lines: int = 15) -> str:
-    """The end of a log as part of an error message, with the log's path."""
-    with contextlib.suppress(FileNotFoundError):
-        last = log.read_bytes()[-8192:].decode(errors="replace").splitlines()[-lines:]
-        if last:
-            return f"log: {log}\n" + "\n".join(f"  | {line}" for line in last)
-    return f"log: {log} (empty)"
 
 
 def python_command(name: str, module: str, arguments: Sequence[str]) -> ClientCommand:

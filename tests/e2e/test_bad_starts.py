@@ -47,17 +47,12 @@ def test_a_platform_that_cannot_start_says_why(start: Start, override: str, valu
         ("title: x\ntarget: T\nload: {locustfile: L, arrivals: -3/s}\nexpect: [{failed: {max: 0}}]\n", ":3"),
         ("title: x\ntarget: T\nfaults: [{kil: {role: portal}}]\nexpect: [{failed: {max: 0}}]\n", "kill"),
         ("title: x\ntarget: T\nfaults: [{kill: {role: portl}}]\nexpect: [{failed: {max: 0}}]\n", "portal"),
+        ("title: x\ntarget: T\nload: {locustfile: gone.py, arrivals: 3/s}\nexpect: [{failed: {max: 0}}]\n", "gone.py"),
         ("title: x\ntarget: T\nseed: many\nexpect: [{failed: {max: 0}}]\n", ":3"),
     ],
     ids=[
-        "no YAML",
-        "a list",
-        "no target",
-        "unknown key",
-        "negative rate",
-        "unknown fault",
-        "no such role",
-        "wrong type",
+        *("no YAML", "a list", "no target", "unknown key", "negative rate", "unknown fault", "no such role"),
+        *("no locustfile", "wrong type"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_line_and_advice(tmp_path: Path, text: str, said: str) -> None:

@@ -55,7 +55,7 @@ expect:
   - flawless: {max: 0}
 guardrails:
   - error_rate: {max: lots}
-set: {portal.count: [1]}
+set: portal.count
 """
     found = problems(tmp_path, text)
     expected = {
@@ -76,7 +76,7 @@ set: {portal.count: [1]}
         "18: expect.0.failed.maximum: unknown parameter": "18",
         "19: expect.1: no checker called 'flawless'": "19",
         "21: guardrails.0.error_rate.max: expected a share": "21",
-        "22: set.portal.count": "22",
+        "22: set: expected a mapping": "22",
     }
     missing = [start for start in expected if not any(problem.startswith(start) for problem in found)]
     assert not missing, "\n".join(found)
