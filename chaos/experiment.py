@@ -166,7 +166,7 @@ def _missing_files(document: Document, path: Path) -> list[str]:
 def _file_model() -> type[BaseModel]:
     """Built on first use, since it lists every registered fault and guardrail."""
     fault_entry: Any = _one_of("FaultEntry", Schedule, {name: FAULTS[name] for name in FAULTS})
-    guardrail_entry: Any = _one_of("GuardrailEntry", Strict, GUARDRAILS)
+    guardrail_entry: Any = _one_of("GuardrailEntry", Strict, {name: GUARDRAILS[name] for name in GUARDRAILS})
     fields: dict[str, Any] = {
         "title": (str, Field(min_length=1, max_length=200)),
         "description": (str, ""),

@@ -3,12 +3,13 @@
 status lines of load and prober -> Sample, Sample, ... -> Guardrail.value(samples) over max? -> abort and heal
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
+from metrics.registry import Registry
 from metrics.units import PositiveSeconds, Ratio
 
 
@@ -37,25 +38,11 @@ class Guardrail(Protocol):
         """The measured value over the newest `over_s` of one source; None while that much has not been seen."""
 
 
-GUARDRAILS: dict[str, type[Guardrail]] = {}
+GUARDRAILS: Registry[type[Guardrail]] = Registry("chaos.guardrails", "guardrail")
 """By the name that experiments use."""
 
-GuardrailClass = TypeVar("GuardrailClass", bound=type)
 
-
-def guardrail(name: str) -> Callable[[GuardrailClass], GuardrailClass]:
-    """Registers the decorated class as the guardrail `name`."""
-
-    def add(cls: GuardrailClass) -> GuardrailClass:
-        if name in GUARDRAILS:
-            raise ValueError(f"two guardrails are called {name!r}")
-        GUARDRAILS[name] = cls
-        return cls
-
-    return add
-
-
-@guardrail("error_rate")
+@GUARDRAILS.register("error_rate")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRate:
     """At most `max` of what was answered may have failed, `over` a sliding time."""

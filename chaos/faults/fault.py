@@ -10,16 +10,15 @@ whoever plays the fault asks again until they are proven or a limit is reached. 
 injection that was cut off half-way, and while nothing is in force.
 """
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 from chaos.processes import Identity
 from chaos.targets.target import Target
 from chaos.undo import Step
+from metrics.registry import Registry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,42 +97,4 @@ class Fault(Protocol):
         """Looks once whether things are right again."""
 
 
-FaultClass = TypeVar("FaultClass", bound=type[Any])
-
-
-class FaultRegister:
-    """The faults by name; reading it imports every module of this folder."""
-
-    def __init__(self) -> None:
-        self._classes: dict[str, type[Fault]] = {}
-        self._complete = False
-
-    def register(self, name: str) -> Callable[[FaultClass], FaultClass]:
-        """Makes the decorated class the fault that experiments call `name`."""
-
-        def add(cls: FaultClass) -> FaultClass:
-            if name in self._classes:
-                raise ValueError(f"two faults are called {name!r}")
-            self._classes[name] = cls
-            return cls
-
-        return add
-
-    def __getitem__(self, name: str) -> type[Fault]:
-        self._discover()
-        return self._classes[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Names in alphabetical order."""
-        self._discover()
-        return iter(sorted(self._classes))
-
-    def _discover(self) -> None:
-        if not self._complete:
-            package = importlib.import_module("chaos.faults")
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"chaos.faults.{module.name}")
-            self._complete = True
-
-
-FAULTS = FaultRegister()
+FAULTS: Registry[type[Fault]] = Registry("chaos.faults", "fault")
