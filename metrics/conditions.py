@@ -51,7 +51,8 @@ def breaches(evidence: Evidence) -> list[str]:
         found.append(f"the run ended with an error{note}")
     found += _fault_breaches(evidence)
     found += [silent for silent in [silence(evidence)] if silent]
-    found += load_doubts(evidence)
+    if evidence.window_ns is not None:
+        found += load_doubts(evidence)
     missing = [phase for phase in evidence.judged if phase not in evidence.phases]
     if missing and evidence.ending.outcome == "completed":
         found.append(f"the run lacks its {' and '.join(missing)}")

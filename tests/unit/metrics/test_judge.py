@@ -69,6 +69,19 @@ def test_a_clean_run_passes_every_checker(tmp_path: Path) -> None:
     jsonschema.validate(json.loads(verdict.to_json()), verdict_schema())
 
 
+def test_a_load_that_nobody_got_to_start_is_no_reason_of_its_own(tmp_path: Path) -> None:
+    """Interrupted in warm-up: that there was no load yet says nothing that the interruption does not."""
+    folder = Folder(path=tmp_path, phases={"warmup": (0.0, 1.0)}, clients="", probes="", fault_events=[])
+    run_dir = dataclasses.replace(folder, ended=_ended("interrupted", "SIGINT")).write()
+    events = (run_dir / "events.ndjson").read_text().splitlines()
+    kept = [line for line in events if '"load.finished"' not in line]
+    (run_dir / "events.ndjson").write_text("\n".join(kept) + "\n")
+    verdict = judge(run_dir)
+
+    assert verdict.exit_code == 130
+    assert not [one for one in verdict.reasons if one.startswith("the load")]
+
+
 @pytest.mark.parametrize(
     ("change", "exit_code", "reason"),
     [
