@@ -2,7 +2,8 @@
 
     runner --pipe--> python -m chaos.watchdog RUN_DIR        (own session; INT, TERM, HUP, QUIT are ignored)
        "done": the run has ended in order, leave
-       end of file: the runner is dead -> heal what is pending, end every process, remove data, write it down
+       end of file: the runner is dead, or could not make sure that all is stopped
+                    -> heal what is pending, end every process, remove data, write it down
 
 The watchdog starts before the target, holds the lock of the run's ports, and imports the standard library only.
 """
@@ -27,6 +28,8 @@ READY: Final = b"ready\n"
 DONE: Final = b"done\n"
 _START_LIMIT_S: Final = 10.0
 _FINISH_LIMIT_S: Final = 5.0
+_CLEAR_LIMIT_S: Final = 15.0
+"""Well above what it needs for clearing up, see `chaos.leftovers`."""
 
 
 class Watchdog:
@@ -95,18 +98,19 @@ class Watchdog:
         """Returns its exit status when it ends; before `finish` that means: stop the run, nobody watches it."""
         return await self._process.wait()
 
-    async def finish(self) -> None:
-        """Tells it that the run has ended in order, and waits until it is gone; harmless when repeated."""
+    async def finish(self, *, in_order: bool = True) -> None:
+        """Waits until it is gone, told that the run has ended; not `in_order` it clears up first. May be repeated."""
         import asyncio
 
         if self._pipe >= 0:
-            # It may be dead already: then there is nobody to tell.
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._pipe, DONE)
+            if in_order:
+                # It may be dead already: then there is nobody to tell.
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(self._pipe, DONE)
             os.close(self._pipe)
             self._pipe = -1
         try:
-            await asyncio.wait_for(self._process.wait(), _FINISH_LIMIT_S)
+            await asyncio.wait_for(self._process.wait(), _FINISH_LIMIT_S if in_order else _CLEAR_LIMIT_S)
         except TimeoutError:
             send(self._process.identity, signal.SIGKILL)
             await self._process.wait()

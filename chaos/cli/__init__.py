@@ -52,6 +52,9 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     except HoldfastError as error:
         click.echo(f"holdfast: {error}", err=True)
         return _exit_code(error)
+    except OSError as error:
+        click.echo(f"holdfast: {error}; is a disk full, or may a folder not be written?", err=True)
+        return EXIT_INCONCLUSIVE
     return result if isinstance(result, int) else 0
 
 

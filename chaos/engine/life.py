@@ -20,12 +20,13 @@ from chaos.engine.progress import Progress
 from chaos.engine.readings import Readings
 from chaos.engine.switch import EndEarly, Reason, Switch
 from chaos.engine.watch import Tripped, Watch
-from chaos.errors import HoldfastError, TargetError
+from chaos.errors import HealError, HoldfastError, TargetError
 from chaos.guardrails import Guardrail
 from chaos.leftovers import end_run
 from chaos.planner import Plan
 from chaos.processes import python_environment
 from chaos.roster import Roster
+from chaos.targets.commands import ending, last_lines
 from chaos.targets.target import Target
 from chaos.undo import UndoLog
 from chaos.watchdog import Watchdog
@@ -82,14 +83,17 @@ class Life:
     async def live(self) -> Reason | None:
         """Runs all of it and leaves nothing behind; why it ended early, if it did.
 
-        Raises only what is a bug of ours, after everything has been put back.
+        Raises, after everything has been put back:
+            TargetError: what happened could not be written down.
+            HealError: neither could that, and something is left.
+            Exception: a bug of ours.
         """
         tools = self.equipment
-        tools.events.append("run.started")
         reason: Reason | None = None
         try:
+            tools.events.append("run.started")
             reason = await tools.switch.run(self._body())
-        except HoldfastError as error:
+        except (HoldfastError, OSError) as error:
             reason = Reason(outcome="error", text=str(error))
         except BaseException as error:
             reason = Reason(outcome="error", text=f"internal error: {type(error).__name__}: {error}")
@@ -193,8 +197,31 @@ class Life:
     async def _end(self, reason: Reason | None) -> None:
         """Puts everything back, whatever fails on the way; the faults have healed on the way out of the body."""
         tools = self.equipment
-        self._watch.disarm()
         left = list(self._stage.left.values())
+        try:
+            try:
+                await self._end_work(reason, left)
+            finally:
+                leftovers = await self._stop_target()
+                left += leftovers
+            tools.events.append("target.stopped", leftovers=leftovers)
+            tools.events.append(
+                "run.ended",
+                outcome="completed" if reason is None else reason.outcome,
+                signal=None if reason is None else reason.signal,
+                left=left,
+                error=None if reason is None else reason.text,
+            )
+        except OSError as error:
+            text = f"{tools.run_dir}: what happens cannot be written down any more: {error}; the run was ended"
+            if left:
+                raise HealError(f"{text}, and this is left: {'; '.join(left)}") from error
+            raise TargetError(f"{text} and everything put back; is the disk full?") from error
+
+    async def _end_work(self, reason: Reason | None, left: list[str]) -> None:
+        """Ends what goes on beside the target; what it cannot end comes to `left`."""
+        tools = self.equipment
+        self._watch.disarm()
         if reason is not None:
             tools.log.warning("run.ends_early", outcome=reason.outcome, why=reason.text)
             tools.progress.notes.append(reason.text)
@@ -204,18 +231,9 @@ class Life:
         await asyncio.gather(*self._watchers, return_exceptions=True)
         try:
             await self._end_clients()
-        except (HoldfastError, OSError) as error:
+        except HoldfastError as error:
             left.append(str(error))
         self._leave()
-        leftovers = await self._stop_target()
-        tools.events.append("target.stopped", leftovers=leftovers)
-        tools.events.append(
-            "run.ended",
-            outcome="completed" if reason is None else reason.outcome,
-            signal=None if reason is None else reason.signal,
-            left=[*left, *leftovers],
-            error=None if reason is None else reason.text,
-        )
 
     async def _stop_target(self) -> list[str]:
         """Stops the target, then ends whatever of the run still lives; what is left, in words."""
@@ -282,15 +300,18 @@ class Life:
     def _hear(self, client: Client, word: str, said: Mapping[str, Any]) -> None:
         """Whatever a client says, as it says it."""
         tools = self.equipment
-        if word == "hiccup":
-            tools.events.append("hiccup", stalled_ns=said["stalled_ns"], ended_ns=said["t_ns"])
-            return
-        if word == "status":
-            tools.events.append("load.status", name=client.name, **counts(said))
-            tools.progress.take(client.name, said)
-            self._watch.take(client.name, said)
-        elif word == "ready":
-            tools.events.append("load.ready", name=client.name)
+        try:
+            if word == "hiccup":
+                tools.events.append("hiccup", stalled_ns=said["stalled_ns"], ended_ns=said["t_ns"])
+            elif word == "status":
+                tools.events.append("load.status", name=client.name, **counts(said))
+                tools.progress.take(client.name, said)
+                self._watch.take(client.name, said)
+            elif word == "ready":
+                tools.events.append("load.ready", name=client.name)
+        except OSError as error:
+            # Nobody awaits whoever listens: this is how the body learns of it.
+            tools.switch.request(Reason(outcome="error", text=f"what clients say cannot be written down: {error}"))
 
     def _trip(self, tripped: Tripped) -> None:
         value = round(tripped.value, 6)
@@ -307,7 +328,8 @@ class Life:
     async def _watch_client(self, client: Client) -> None:
         returncode = await client.exited()
         if not client.stopping:
-            text = f"the {client.name} ended by itself ({returncode}): what clients saw is unknown; log: {client.log}"
+            told = f"the {client.name} {ending(returncode)} by itself: what clients saw is unknown"
+            text = f"{told}; {last_lines(client.log)}"
             self.equipment.switch.request(Reason(outcome="error", text=text))
 
     async def _watch_watchdog(self) -> None:

@@ -50,11 +50,17 @@ class Stage:
         """Plays each at its time, counted from now; returns when all are healed.
 
         A fault that cannot be injected or healed is written down and does not stop the others.
+
+        Raises:
+            OSError: that could not be written down; all are healed nevertheless.
         """
         started_s = asyncio.get_running_loop().time()
-        async with asyncio.TaskGroup() as group:
-            for occurrence in timeline:
-                group.create_task(self._play_at(started_s + occurrence.at_s, occurrence), name=occurrence.fault_id)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for occurrence in timeline:
+                    group.create_task(self._play_at(started_s + occurrence.at_s, occurrence), name=occurrence.fault_id)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
 
     async def play(self, occurrence: Occurrence) -> None:
         """Plays one occurrence now; when cancelled, it is healed all the same."""
@@ -77,6 +83,8 @@ class _Play:
         self._fault = occurrence.fault
         self._injected_s: float | None = None
         self._kept = False
+        self._putting_right = False
+        self._unwritten: OSError | None = None
         self._scene = Scene.open(
             fault_id=occurrence.fault_id,
             target=stage.target,
@@ -85,7 +93,7 @@ class _Play:
         )
 
     async def run(self) -> None:
-        """The life of the fault; only cancellation and bugs of ours come out of it."""
+        """The life of the fault; only cancellation, a log that cannot be written, and bugs of ours come out of it."""
         try:
             # On disk before anything is touched. It blocks the loop for a sync of the disk, and no cancellation can
             # come between the record and the `try` that heals.
@@ -100,6 +108,8 @@ class _Play:
         finally:
             await uninterrupted(self._put_right())
             del self._stage.in_force[self._occurrence.fault_id]
+        if self._unwritten is not None:
+            raise self._unwritten
 
     async def _harm(self) -> None:
         if not await self._try("inject", asyncio.wait_for(self._fault.inject(self._scene), INJECT_LIMIT_S)):
@@ -114,6 +124,7 @@ class _Play:
             await asyncio.sleep(injected_s + self._fault.heal_after_s - asyncio.get_running_loop().time())
 
     async def _put_right(self) -> None:
+        self._putting_right = True
         healed = self._kept
         for _ in range(HEAL_TRIES):
             healed = healed or await self._try("heal", asyncio.wait_for(self._fault.heal(self._scene), HEAL_LIMIT_S))
@@ -123,7 +134,7 @@ class _Play:
         proof = await self._prove(self._fault.heal_proof, HEAL_PROOF_LIMIT_S if healed else 0.0)
         self._event("fault.heal_proven", proven=proof.proven, evidence=dict(proof.evidence))
         if proof.proven:
-            self._stage.undo.done(self._occurrence.fault_id)
+            self._written(self._stage.undo.done, self._occurrence.fault_id)
         else:
             self._stage.left[self._occurrence.fault_id] = (
                 f"{self._occurrence.fault_id}: {self._occurrence.name} on {', '.join(self._occurrence.instances)} is "
@@ -168,5 +179,14 @@ class _Play:
 
     def _event(self, kind: str, **data: Any) -> None:
         fault_id = self._occurrence.fault_id
-        self._stage.events.append(kind, fault_id=fault_id, **data)
-        self._stage.log.info(kind, fault_id=fault_id, **data)
+        self._written(self._stage.events.append, kind, fault_id=fault_id, **data)
+        self._written(self._stage.log.info, kind, fault_id=fault_id, **data)
+
+    def _written(self, write: Callable[..., object], *words: Any, **data: Any) -> None:
+        """Writes; what cannot be written ends the fault, but not its healing: that is told afterwards."""
+        try:
+            write(*words, **data)
+        except OSError as error:
+            if not self._putting_right:
+                raise
+            self._unwritten = error

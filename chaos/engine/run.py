@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -26,7 +27,7 @@ from chaos.undo import UndoLog
 from metrics.events import EventLog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from structlog.typing import FilteringBoundLogger
 
@@ -63,7 +64,8 @@ async def run_experiment(request: Request, *, progress: Progress | None = None, 
     """Runs an experiment and judges it; `quiet` shows no progress.
 
     Raises:
-        TargetError: the run's folder cannot be made. Everything that goes wrong later is part of the verdict.
+        TargetError: the run's folder cannot be made or written. Whatever else goes wrong is part of the verdict.
+        HealError: it cannot be written, and something is left.
     """
     folder = make_run_folder(request.runs_dir, name=request.experiment.source.stem)
     describe_run(
@@ -108,7 +110,7 @@ async def _live(request: Request, folder: RunFolder, switch: Switch, progress: P
         except HoldfastError as error:
             events.append("run.ended", outcome="error", signal=None, left=[], error=str(error))
             return Reason(outcome="error", text=str(error))
-        stack.push_async_callback(opened.close)
+        stack.push_async_exit(_closing(opened))
         if opened.attached:
             progress.notes.append(f"using {opened.target.name} as `holdfast up` holds it")
         elif find_up(request.topology.path, request.runs_dir) is not None:
@@ -132,8 +134,17 @@ async def _live(request: Request, folder: RunFolder, switch: Switch, progress: P
             max_duration_s=request.max_duration_s,
         )
         reason = await life.live()
-        await asyncio.to_thread(_seal, folder.path, life.phases)
-        return reason
+    await asyncio.to_thread(_seal, folder.path, life.phases)
+    return reason
+
+
+def _closing(opened: OpenTarget[Target]) -> "Callable[..., Awaitable[None]]":
+    """Closes a target at the end; the watchdog is told that all is in order only where that is known."""
+
+    async def close(_kind: object, error: BaseException | None, _trace: object) -> None:
+        await opened.close(in_order=error is None)
+
+    return close
 
 
 async def _open(request: Request, folder: RunFolder, events: EventLog) -> OpenTarget[Target]:
@@ -165,16 +176,21 @@ def client_commands(plan: Plan) -> tuple[ClientCommand, ...]:
 
 @contextlib.contextmanager
 def _runner_log(run_dir: Path) -> "Iterator[FilteringBoundLogger]":
-    with (run_dir / "logs" / "runner.log").open("a", encoding="utf-8") as file:
+    # Unbuffered: what cannot be written fails where it is said, not once more when the file is closed.
+    with (run_dir / "logs" / "runner.log").open("ab", buffering=0) as file:
         yield structlog.wrap_logger(
-            structlog.WriteLogger(file),
+            structlog.BytesLogger(file),
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.JSONRenderer(default=str),
+                structlog.processors.JSONRenderer(_json_bytes, default=str),
             ],
             wrapper_class=structlog.make_filtering_bound_logger(0),
         )
+
+
+def _json_bytes(entry: object, **options: Any) -> bytes:
+    return json.dumps(entry, **options).encode()
 
 
 def _seal(run_dir: Path, phases: Mapping[str, tuple[int, int]]) -> None:

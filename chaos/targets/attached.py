@@ -265,7 +265,9 @@ class AttachedTarget:
         """Writes down the end of an instance's process; whose exit status only the holder learns."""
         await gone(identity)
         expected = instance in self._expected
-        self._events.append("instance.exited", instance=instance, returncode=None, expected=expected)
+        # Whoever awaits this wants to know the process gone; whoever ends the run meets the full disk all the same.
+        with suppress(OSError):
+            self._events.append("instance.exited", instance=instance, returncode=None, expected=expected)
 
 
 async def gone(identity: Identity) -> None:

@@ -6,6 +6,7 @@ Topology -> start: roles as soon as what they need is ready -> instances, each w
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -305,7 +306,11 @@ class LocalTarget:
         """Writes down the end of a process, whether it was intended or not."""
         returncode = await process.wait()
         expected = seat.running is not None and seat.running.expected
-        self._events.append("instance.exited", instance=seat.instance.name, returncode=returncode, expected=expected)
+        # Whoever awaits this wants to know the process gone; whoever ends the run meets the full disk all the same.
+        with suppress(OSError):
+            self._events.append(
+                "instance.exited", instance=seat.instance.name, returncode=returncode, expected=expected
+            )
 
     async def _await_ready(self, seat: _Seat, running: _Running) -> None:
         """Polls the readiness check until it holds.

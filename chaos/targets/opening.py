@@ -41,12 +41,15 @@ class OpenTarget(Generic[Driver_co]):
     ports: Ports | None
     attached: bool
 
-    async def close(self) -> None:
-        """Lets the watchdog go and releases the ports; to be called last, when the target has been stopped."""
+    async def close(self, *, in_order: bool = True) -> None:
+        """Lets the watchdog go and releases the ports; to be called last, when the target has been stopped.
+
+        Not `in_order`: nobody knows for sure that it has been, or what is left; the watchdog clears up then.
+        """
         try:
             if isinstance(self.target, AttachedTarget):
                 await self.target.detach()
-            await self.watchdog.finish()
+            await self.watchdog.finish(in_order=in_order)
         finally:
             self.roster.close()
             if self.ports is not None:

@@ -172,7 +172,7 @@ class _Holder:
                     answer = await self._answer(question)
                     if question["ask"] == "attach":
                         lease = question["run_id"]
-                except HoldfastError as error:
+                except (HoldfastError, OSError) as error:
                     answer = {"error": str(error)}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
