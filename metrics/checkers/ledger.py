@@ -53,10 +53,10 @@ class Ledger:
             grade=Grade.FAIL if wrong else Grade.PASS,
             value=len(wrong),
             limit=0,
-            unit="faults",
+            unit="mistakes",
             witness=wrong[:_FAULTS_TOLD_MAX],
             detail=f"{count(transfers, 'transfer')} between {count(accounts, 'account')} were added up"
-            + (f"; {count(len(wrong), 'fault')} found." if wrong else "."),
+            + (f"; {count(len(wrong), 'mistake')} found." if wrong else "."),
         ).doubted(doubts)
 
 

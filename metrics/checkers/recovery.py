@@ -64,5 +64,8 @@ class Recovery:
             limit=self.max_s,
             unit="s",
             witness=[one.told() for one in (over or found)][:10],
-            detail=f"{felt} of {count(len(found), 'fault')} were felt; {len(lasting)} did not end in their window.",
+            detail=(
+                f"Clients felt {felt} of {count(len(found), 'fault')}; "
+                f"{len(lasting)} lasted until the next fault or the end."
+            ),
         ).doubted(doubts)
