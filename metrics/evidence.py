@@ -103,8 +103,17 @@ class Evidence:
 
     @cached_property
     def requests(self) -> Operations:
-        """What clients asked for in the judged phases."""
-        return self.operations.take(self.operations.clients & self.operations.in_phases(self.judged))
+        """What clients asked for in the judged phases.
+
+        Where the load was cut off, what it awaited at that moment is left out: that it has no answer is nobody's
+        failure but ours.
+        """
+        asked = self.operations.clients & self.operations.in_phases(self.judged)
+        load = self.loads.get("load")
+        if load is None or not load.finished or load.returncode != 0:
+            ends_ns = self.operations.end_ns[asked & (self.operations.end_ns != NEVER)]
+            asked &= _settled(self.operations, int(ends_ns.max(initial=0)))
+        return self.operations.take(asked)
 
     @cached_property
     def probes(self) -> Operations:

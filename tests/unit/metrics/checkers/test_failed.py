@@ -65,6 +65,25 @@ def test_a_load_that_missed_its_rate_is_no_pass(tmp_path: Path, load: dict[str, 
     assert why in finding.detail
 
 
+@pytest.mark.parametrize(
+    ("awaited", "load", "grade"),
+    [
+        ("@9.9", {"returncode": -9}, Grade.UNKNOWN),
+        ("@9.9", {"returncode": 0}, Grade.FAIL),
+        ("@4.5 +0.1 info !reset", {"returncode": -9}, Grade.FAIL),
+    ],
+    ids=["the load was cut off", "the load ended in order", "lost long before"],
+)
+def test_what_was_awaited_when_the_load_was_cut_off_is_not_called_failed(
+    tmp_path: Path, awaited: str, load: dict[str, Any], grade: Grade
+) -> None:
+    """A request without completion: a load that ends in order would have recorded one."""
+    clients = savings() + f"\ndeposit last 1 {awaited}"
+    counts = {"intended": 201, "started": 201, "unsent": 0, **load}
+
+    assert _judged(Folder(path=tmp_path, clients=clients, load=counts)).grade is grade
+
+
 def test_a_run_without_a_success_is_no_pass(tmp_path: Path) -> None:
     """Only refusals: nothing failed, yet nothing was shown."""
     folder = Folder(path=tmp_path, clients="redeem a 1 @5 +0.1 fail !declined:closed")
