@@ -4,15 +4,16 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
 from chaos.errors import HealError, TargetError
 from chaos.processes import Identity, alive, freeze, kill_all, send
 from chaos.roster import GUARD_FILE, Guarded, read_guarded, remove_data
-from chaos.undo import STEP_LIMIT_S, Starter, Step, UndoLog, carry_out, read_undo
+from chaos.undo import STEP_LIMIT_S, Settings, Starter, Step, UndoLog, carry_out, read_undo
 from metrics.events import EventLog
 
 HEAL_LIMIT_S: Final = 2.0
@@ -125,22 +126,47 @@ def _take_back(guarded: Guarded, did: list[str], left: list[str]) -> None:
     left += state.damaged
     if not state.pending:
         return
-    starter = _starter(guarded.socket) if guarded.socket else None
     deadline = time.monotonic() + HEAL_LIMIT_S
+    starter = _starter(guarded.socket, deadline) if guarded.socket else None
     log = UndoLog(guarded.run_dir)
     try:
         for record in state.pending:
             failed: list[str] = []
-            # Like the records, the steps of one are taken back from the last to the first.
-            for step in reversed(record.steps):
-                with _going_on(failed, record.fault_id):
+
+            def carry(step: Step, fault_id: str = record.fault_id, failed: list[str] = failed) -> None:
+                with _going_on(failed, fault_id):
                     did.append(carry_out(_bounded(step, deadline), starter))
+
+            for batch in _batches(record.steps):
+                _all_at_once(carry, batch)
             left += failed
             if not failed:
                 with _going_on(left, record.fault_id):
                     log.done(record.fault_id)
     finally:
         log.close()
+
+
+def _batches(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
+    """Like the records, the steps of one go from the last to the first; starts side by side go at the same time.
+
+    Each of these takes long, and together they have no more time than one.
+    """
+    for are_starts, group in groupby(
+        reversed(steps), key=lambda step: isinstance(step, dict) and step.get("do") == "start"
+    ):
+        batch = tuple(group)
+        yield from (batch,) if are_starts else ((step,) for step in batch)
+
+
+def _all_at_once(work: Callable[[Step], None], batch: Sequence[Step]) -> None:
+    if len(batch) == 1:
+        work(batch[0])
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=len(batch)) as pool:
+        list(pool.map(work, batch))
 
 
 def _bounded(step: Step, deadline: float) -> Step:
@@ -186,18 +212,25 @@ def _ask_to_end(guarded: Guarded) -> None:
         time.sleep(_POLL_S)
 
 
-def _starter(socket_name: str) -> Starter:
+def _starter(socket_name: str, deadline: float) -> Starter:
     """Starts instances of the target that `up` holds, by asking it."""
 
-    def start(instance: str) -> None:
+    def start(instance: str, env: Settings | None) -> None:
         import socket
 
+        question = {"ask": "ensure_started", "instance": instance, "env": env}
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(HEAL_LIMIT_S)
+            connection.settimeout(max(_STEP_AT_LEAST_S, deadline - time.monotonic()))
             connection.connect(socket_name)
-            connection.sendall(json.dumps({"ask": "ensure_started", "instance": instance}).encode() + b"\n")
-            with connection.makefile("rb") as lines:
-                answer = json.loads(lines.readline() or b'{"error": "the target that was up is gone"}')
+            connection.sendall(json.dumps(question).encode() + b"\n")
+            try:
+                with connection.makefile("rb") as lines:
+                    answer = json.loads(lines.readline() or b'{"error": "the target that was up is gone"}')
+            except TimeoutError as error:
+                raise HealError(
+                    f"{instance} is not ready again within {HEAL_LIMIT_S:g} s; its target goes on with it, and "
+                    "`holdfast heal` looks again"
+                ) from error
         if "error" in answer:
             raise HealError(answer["error"])
 

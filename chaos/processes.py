@@ -335,6 +335,23 @@ def _works_in(pid: int, folders: Sequence[Path]) -> bool:
     return any(cwd.is_relative_to(folder) for folder in folders)
 
 
+def settings_of(identity: Identity, names: Iterable[str]) -> dict[str, str | None]:
+    """What an instance's process was started with, as the kernel tells it; None: the variable was not set.
+
+    Raises:
+        TargetError: the kernel does not tell.
+    """
+    raw = b""
+    with contextlib.suppress(OSError):
+        raw = Path(f"/proc/{identity.pid}/environ").read_bytes()
+    pairs = (entry.partition(b"=") for entry in raw.split(b"\0") if entry)
+    found = {os.fsdecode(key): os.fsdecode(value) for key, _, value in pairs}
+    # A process that has overwritten its environment, as PostgreSQL does, has lost our mark too.
+    if INSTANCE_MARK not in found or not alive(identity):
+        raise TargetError(f"the settings of process {identity.pid} cannot be read: it has ended or overwritten them")
+    return {name: found.get(name) for name in names}
+
+
 def freeze(find: Callable[[], tuple[Identity, ...]], *, within_s: float) -> tuple[Identity, ...]:
     """Stops what `find` finds until it finds nothing new, and gives all of it: stopped processes have no children.
 

@@ -25,8 +25,10 @@ STEP_LIMIT_S: Final = 1.0
 """A step that says nothing of `within_s` may take this long: a dead run is cleared within 5 s in all."""
 
 Step = Mapping[str, Any]
-Starter = Callable[[str], None]
-"""Starts an instance again by name; raises a HoldfastError when it cannot."""
+Settings = Mapping[str, str | None]
+"""Variables of an environment; None: not set."""
+Starter = Callable[[str, Settings | None], None]
+"""Starts an instance again by name, or replaces one that runs with other settings; raises when it cannot."""
 _Carrier = Callable[[Step, Starter | None], str]
 
 _carriers: dict[str, _Carrier] = {}
@@ -190,6 +192,8 @@ def _by_hand(step: Step) -> str:
             return " ".join(map(str, step.get("command", ())))
         case "http":
             return f"{step.get('method', 'POST')} {step.get('url')}"
+        case "start":
+            return f"start {step.get('instance')}"
     return json.dumps(dict(step))
 
 
@@ -199,9 +203,10 @@ def signal_step(identity: Identity, signum: signal.Signals) -> Step:
     return {"do": "signal", "pid": identity.pid, "start_ticks": identity.start_ticks, "signal": name}
 
 
-def start_step(instance: str) -> Step:
-    """A step that starts an instance again."""
-    return {"do": "start", "instance": instance}
+def start_step(instance: str, *, env: Settings | None = None) -> Step:
+    """A step that starts an instance again; with `env` also one that runs with other settings."""
+    step: dict[str, Any] = {"do": "start", "instance": instance}
+    return step if env is None else {**step, "env": dict(env)}
 
 
 @register("signal")
@@ -215,8 +220,8 @@ def _signal(step: Step, _starter: Starter | None) -> str:
 def _start(step: Step, starter: Starter | None) -> str:
     if starter is None:
         return f"{step['instance']} not started: its target is torn down"
-    starter(step["instance"])
-    return f"{step['instance']} started"
+    starter(step["instance"], step.get("env"))
+    return f"{step['instance']} started" if step.get("env") is None else f"{step['instance']} runs as before"
 
 
 @register("command")

@@ -130,8 +130,9 @@ class _Play:
             healed = healed or await self._try("heal", asyncio.wait_for(self._fault.heal(self._scene), HEAL_LIMIT_S))
         if healed:
             self._event("fault.healed")
+        look = self._fault.effect if self._kept else self._fault.heal_proof
         # What could not even be healed will not become right by waiting: one look says what is left.
-        proof = await self._prove(self._fault.heal_proof, HEAL_PROOF_LIMIT_S if healed else 0.0)
+        proof = await self._prove(look, HEAL_PROOF_LIMIT_S if healed else 0.0)
         self._event("fault.heal_proven", proven=proof.proven, evidence=dict(proof.evidence))
         if proof.proven:
             self._written(self._stage.undo.done, self._occurrence.fault_id)

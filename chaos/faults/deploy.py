@@ -7,19 +7,17 @@ settings that the instances ran with before, as the kernel tells them.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from chaos.errors import TargetError
 from chaos.faults.fault import FAULTS, Proof, RoleShape, Scene
-from chaos.faults.restart import restart_steps, runs, who_runs
+from chaos.faults.restart import runs, who_runs
 from chaos.faults.victims import find_role
-from chaos.processes import Identity
+from chaos.processes import settings_of
 from chaos.targets.models import EnvValue
-from chaos.undo import Step
+from chaos.undo import Step, start_step
 from metrics.units import Seconds
 
 _ENV: Final = "env."
@@ -69,13 +67,13 @@ class Deploy:
         return members
 
     def undo_steps(self, scene: Scene) -> list[Step]:
-        """Start those that are stopped at the time."""
-        return restart_steps(scene)
+        """Start each with the settings of before, unless it runs with them."""
+        return [start_step(name, env=env) for name, env in self._before(scene).items()]
 
     async def inject(self, scene: Scene) -> None:
         """Replaces one after the other; each is ready before the next one is stopped."""
-        victims = who_runs(scene)
-        scene.notes[_BEFORE] = {name: _settings(identity, tuple(self.env)) for name, identity in victims.items()}
+        who_runs(scene)
+        self._before(scene)
         scene.notes[_TOUCHED] = []
         scene.took_hold()
         for name in scene.instances:
@@ -85,9 +83,18 @@ class Deploy:
             await _replace(scene, name, self.env)
 
     async def effect(self, scene: Scene) -> Proof:
-        """Every instance is another process than before, ready, and reports the new version where it reports one."""
+        """Every instance is another process than before, with the new settings, ready, and reports the new version.
+
+        A role that says nothing of versions is asked for the last only where the experiment gives a `version`.
+        """
+        proof = await self._all_run_with(scene, dict.fromkeys(scene.instances, self.env))
+        new = [name for name in scene.instances if scene.target.identity(name) != scene.before[name]]
         wanted = self.version if self.version is not None else self.env.get(_VERSION)
-        return await self._all_are(scene, wanted, renewed=True)
+        reported = set(proof.evidence["versions"].values())
+        silent = reported == {None} and self.version is None
+        as_wanted = len(reported) == 1 and (silent or wanted is None or reported == {wanted})
+        everyone_new = len(new) == len(scene.instances)
+        return Proof(proven=proof.proven and everyone_new and as_wanted, evidence={**proof.evidence, "renewed": new})
 
     async def heal(self, scene: Scene) -> None:
         """Rolls back what was replaced, or was about to be, to the settings of before."""
@@ -97,37 +104,36 @@ class Deploy:
             touched.pop()
 
     async def heal_proof(self, scene: Scene) -> Proof:
-        """Every instance is ready, and all report one version."""
-        return await self._all_are(scene, None, renewed=False)
+        """Every instance is ready and runs with the settings of before."""
+        return await self._all_run_with(scene, self._before(scene))
 
-    async def _all_are(self, scene: Scene, wanted: str | None, *, renewed: bool) -> Proof:
+    async def _all_run_with(self, scene: Scene, wanted: Mapping[str, Mapping[str, str | None]]) -> Proof:
         ready = [name for name in scene.instances if runs(scene, name) and await scene.target.is_ready(name)]
         versions = {name: await scene.target.version(name) for name in ready}
-        reported = {version for version in versions.values() if version is not None}
-        as_wanted = len(reported) <= 1 and (wanted is None or reported <= {wanted})
-        new = [name for name in ready if scene.target.identity(name) != scene.before[name]]
-        everyone = len(ready) == len(scene.instances) and (len(new) == len(ready) or not renewed)
-        return Proof(proven=everyone and as_wanted, evidence={"ready": ready, "versions": versions, "renewed": new})
+        settings = {}
+        for name in ready:
+            identity = scene.target.identity(name)
+            settings[name] = None if identity is None else settings_of(identity, self.env)
+        as_wanted = [name for name in ready if settings[name] == wanted[name]]
+        return Proof(
+            proven=len(as_wanted) == len(scene.instances),
+            evidence={"ready": ready, "versions": versions, "settings": settings},
+        )
+
+    def _before(self, scene: Scene) -> dict[str, dict[str, str | None]]:
+        """What the instances ran with when it was first asked for: before anything was touched.
+
+        Raises:
+            TargetError: one does not run, or the kernel does not tell, so the change could not be rolled back.
+        """
+        if _BEFORE not in scene.notes:
+            running = who_runs(scene).items()
+            scene.notes[_BEFORE] = {name: settings_of(identity, self.env) for name, identity in running}
+        before: dict[str, dict[str, str | None]] = scene.notes[_BEFORE]
+        return before
 
 
-async def _replace(scene: Scene, name: str, env: Mapping[str, str]) -> None:
+async def _replace(scene: Scene, name: str, env: Mapping[str, str | None]) -> None:
     if runs(scene, name):
         await scene.target.stop_instance(name)
     await scene.target.start_instance(name, env=env)
-
-
-def _settings(identity: Identity, names: tuple[str, ...]) -> dict[str, str]:
-    """What a process was started with; a name that was not set comes back as empty.
-
-    Raises:
-        TargetError: the kernel does not tell, so the change could not be rolled back.
-    """
-    try:
-        raw = Path(f"/proc/{identity.pid}/environ").read_bytes()
-    except OSError as error:
-        raise TargetError(
-            f"the settings of process {identity.pid} cannot be read, so nothing could be rolled back: {error}"
-        ) from error
-    pairs = (entry.partition(b"=") for entry in raw.split(b"\0") if entry)
-    found = {key.decode(errors="replace"): value.decode(errors="replace") for key, _, value in pairs}
-    return {name: found.get(name, "") for name in names}

@@ -94,7 +94,10 @@ class Fault(Protocol):
         """Puts things right; harmless when they are."""
 
     async def heal_proof(self, scene: Scene) -> Proof:
-        """Looks once whether things are right again."""
+        """Looks once whether things are right again: not while the harm is in force, whatever became of `heal`.
+
+        A change that is kept is not asked for this, but for its effect once more.
+        """
 
 
 FAULTS: Registry[type[Fault]] = Registry("chaos.faults", "fault")

@@ -23,7 +23,7 @@ from chaos.targets.system import System
 from chaos.targets.target import Instance
 from chaos.targets.topology import Topology
 from chaos.targets.upstate import UpState
-from chaos.undo import Step
+from chaos.undo import Settings, Step
 from metrics.events import EventLog
 
 _CONNECT_LIMIT_S: Final = 2.0
@@ -166,7 +166,7 @@ class AttachedTarget:
         """Runs the topology's `prepare` commands."""
         await self._commands.prepare()
 
-    async def start_instance(self, instance: str, *, env: Mapping[str, str] | None = None) -> Identity:
+    async def start_instance(self, instance: str, *, env: Settings | None = None) -> Identity:
         """Has a stopped instance started and waits until it is ready; `env` also holds for its later starts."""
         ready = self._system.role(self._system.instance(instance)).ready
         within_s = (ready.within if ready is not None else 30.0) + _SLACK_S

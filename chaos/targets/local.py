@@ -14,7 +14,17 @@ from typing import Any, Final
 from chaos.errors import TargetError
 from chaos.leftovers import end_run, members_of
 from chaos.ports import Ports
-from chaos.processes import INSTANCE_MARK, Identity, Process, freeze, own_environment, send, spawn, state
+from chaos.processes import (
+    INSTANCE_MARK,
+    Identity,
+    Process,
+    freeze,
+    own_environment,
+    send,
+    settings_of,
+    spawn,
+    state,
+)
 from chaos.roster import CHILD, READY_FOLDER, Roster
 from chaos.signals import named
 from chaos.targets.commands import Commands, argv_of, ending, last_lines, sweep
@@ -24,7 +34,7 @@ from chaos.targets.system import System
 from chaos.targets.target import Instance
 from chaos.targets.templates import expand
 from chaos.targets.topology import Topology
-from chaos.undo import Step
+from chaos.undo import Settings, Step
 from metrics.events import EventLog
 
 READY_POLL_S: Final = 0.015
@@ -50,7 +60,7 @@ class _Seat:
     """An instance and what happens to it over its restarts."""
 
     instance: Instance
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str | None] = field(default_factory=dict)
     running: _Running | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -129,7 +139,7 @@ class LocalTarget:
         """Runs the topology's `prepare` commands."""
         await self._commands.prepare()
 
-    async def start_instance(self, instance: str, *, env: Mapping[str, str] | None = None) -> Identity:
+    async def start_instance(self, instance: str, *, env: Settings | None = None) -> Identity:
         """Starts a stopped instance on its port and waits until it is ready; `env` also holds for later starts."""
         seat = self._seat(instance)
         async with seat.turn:
@@ -137,14 +147,20 @@ class LocalTarget:
                 raise TargetError(f"{instance} runs already; stop it first")
             return await self._start(seat, env or {})
 
-    async def ensure_started(self, instance: str) -> None:
-        """Starts an instance unless it runs; one that is just being stopped is awaited first."""
+    async def ensure_started(self, instance: str, *, env: Settings | None = None) -> None:
+        """Starts an instance unless it runs; one that runs with other settings than `env` is replaced.
+
+        One that is just being stopped or started is awaited first.
+        """
         seat = self._seat(instance)
         async with seat.turn:
+            identity = self.identity(instance)
+            if identity is not None and env and settings_of(identity, env) != dict(env):
+                await self._end(seat, grace_s=self._grace(seat, None))
             if self.identity(instance) is None:
-                await self._start(seat, {})
+                await self._start(seat, env or {})
 
-    async def _start(self, seat: _Seat, env: Mapping[str, str]) -> Identity:
+    async def _start(self, seat: _Seat, env: Settings) -> Identity:
         name = seat.instance.name
         await self._settle(seat)
         # A child that outlived the last process of the instance may still hold its port or its data.
@@ -261,10 +277,13 @@ class LocalTarget:
         # What an earlier process reported must not count for this one.
         ready_file.unlink(missing_ok=True)
         look_up = self._system.look_up_for(instance, data_dir)
-        env = {
+        settings = {
             **own_environment(),
             **{key: expand(value, look_up) for key, value in role.env.items()},
             **seat.env,
+        }
+        env = {
+            **{key: value for key, value in settings.items() if value is not None},
             INSTANCE_MARK: instance.name,
             "HOLDFAST_PORT": str(instance.port),
             **{f"HOLDFAST_PORT_{name.upper().replace('-', '_')}": str(port) for name, port in instance.ports.items()},

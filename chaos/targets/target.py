@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chaos.processes import Identity
-from chaos.undo import Step
+from chaos.undo import Settings, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Target(Protocol):
     async def prepare(self) -> None:
         """Runs the topology's `prepare` commands."""
 
-    async def start_instance(self, instance: str, *, env: Mapping[str, str] | None = None) -> Identity:
+    async def start_instance(self, instance: str, *, env: Settings | None = None) -> Identity:
         """Starts a stopped instance and waits until it is ready; `env` also holds for its later starts."""
 
     async def stop_instance(self, instance: str) -> None:

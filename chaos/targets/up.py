@@ -24,6 +24,7 @@ from chaos.targets.local import LocalTarget
 from chaos.targets.opening import open_own
 from chaos.targets.topology import Topology, load_topology
 from chaos.targets.upstate import STATE_FILE, UpState, socket_of
+from chaos.undo import Settings
 from metrics.events import EventLog
 
 _LINE_LIMIT_BYTES: Final = 1024 * 1024
@@ -200,7 +201,7 @@ class _Holder:
             case "start":
                 return await self._start(question["instance"], question["env"])
             case "ensure_started":
-                await self._target.ensure_started(question["instance"])
+                await self._target.ensure_started(question["instance"], env=question["env"])
                 self.write()
                 return {}
             case "stop":
@@ -209,7 +210,7 @@ class _Holder:
                 return {}
         raise TargetError(f"the target that is up cannot be asked to {question['ask']!r}; is it of another version?")
 
-    async def _start(self, instance: str, env: Mapping[str, str]) -> dict[str, Any]:
+    async def _start(self, instance: str, env: Settings) -> dict[str, Any]:
         identity = await self._target.start_instance(instance, env=env)
         self.write()
         return {

@@ -118,8 +118,8 @@ async def test_healing_is_not_proven_while_in_force_and_may_be_repeated(house: H
     fault = house.fault(name)
     scene = Scene.open(fault_id=f"{name}-2", target=house.target, instances=house.victims(name, 2))
     await fault.inject(scene)
-    if fault.heal_after_s is not None:
-        assert (await fault.heal_proof(scene)).proven is False
+    await prove(fault.effect, scene)
+    assert (await fault.heal_proof(scene)).proven is False
     await fault.heal(scene)
     await prove(fault.heal_proof, scene)
     after = {instance: house.target.identity(instance) for instance in scene.instances}
@@ -181,7 +181,10 @@ async def test_the_same_seed_takes_the_same_victims(house: House, name: str) -> 
 async def test_a_fault_of_a_killed_runner_is_undone_by_another_process_from_its_record_alone(
     house: House, name: str, tmp_path: Path
 ) -> None:
-    """A runner injects it into a target that is up and is killed; its watchdog has nothing but the record."""
+    """A runner injects it into a target that is up and is killed; its watchdog has nothing but the record.
+
+    Everyone serves again afterwards, in the version of before.
+    """
     runs_dir = tmp_path / "runs"
     topology = house.topology.path
     up = await spawn("-c", "from chaos.cli import main; main()", "up", str(topology), "--out", str(runs_dir))
@@ -212,6 +215,8 @@ async def everyone_in(topology: Topology, runs_dir: Path, tmp_path: Path) -> boo
         async with asyncio.timeout(LIMIT_S):
             while not await everyone_serves(opened.target):  # noqa: ASYNC110  (seen from outside only)
                 await asyncio.sleep(0.02)
+        versions = {await opened.target.version(it.name) for it in opened.target.instances("portal")}
+        assert versions == {"v1"}
         return True
     finally:
         await opened.target.stop()

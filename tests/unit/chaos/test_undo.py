@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chaos.errors import HealError, TargetError
 from chaos.processes import identify, state
-from chaos.undo import FILE_NAME, UndoLog, UndoRecord, carry_out, pending, read_undo, signal_step, start_step
+from chaos.undo import FILE_NAME, Settings, UndoLog, UndoRecord, carry_out, pending, read_undo, signal_step, start_step
 
 STEP = {"do": "start", "instance": "portal-1"}
 
@@ -132,12 +132,18 @@ def test_a_stopped_process_goes_on_and_a_gone_one_is_no_error() -> None:
 
 def test_instances_are_started_by_whoever_can() -> None:
     """With a starter it is asked; without one the step is passed over and says so; a failure is a HealError."""
-    asked: list[str] = []
-    assert carry_out(start_step("portal-2"), asked.append) == "portal-2 started"
-    assert asked == ["portal-2"]
+    asked: list[tuple[str, Settings | None]] = []
+
+    def keep(instance: str, env: Settings | None) -> None:
+        asked.append((instance, env))
+
+    assert carry_out(start_step("portal-2"), keep) == "portal-2 started"
+    rollback = start_step("portal-3", env={"VERSION": "v1", "EXTRA": None})
+    assert carry_out(json.loads(json.dumps(rollback)), keep) == "portal-3 runs as before"
+    assert asked == [("portal-2", None), ("portal-3", {"VERSION": "v1", "EXTRA": None})]
     assert carry_out(start_step("portal-2")) == "portal-2 not started: its target is torn down"
 
-    def refuse(_instance: str) -> None:
+    def refuse(_instance: str, _env: Settings | None) -> None:
         raise TargetError("no such port")
 
     with pytest.raises(HealError, match=r"portal-2.*no such port"):
