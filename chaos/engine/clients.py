@@ -109,20 +109,18 @@ class Client:
             exited.cancel()
             await asyncio.gather(ready, exited, return_exceptions=True)
 
-    async def finish(self) -> tuple[int | None, Mapping[str, Any]]:
-        """Ends the process: SIGTERM, and SIGKILL when it takes too long; the exit status (None: killed) and counts.
+    async def finish(self) -> tuple[int, Mapping[str, Any]]:
+        """Ends the process: SIGTERM, and SIGKILL when it takes too long; the exit status (-9: killed) and counts.
 
         The counts are those of its last word, or the newest status where it left without one.
         """
         self.stopping = True
         send(self._process.identity, signal.SIGTERM)
-        returncode: int | None
         try:
             returncode = await asyncio.wait_for(self.exited(), FINISH_WITHIN_S)
         except TimeoutError:
             send(self._process.identity, signal.SIGKILL)
-            await self.exited()
-            returncode = None
+            returncode = await self.exited()
         if self._reading is not None:
             # A child of the client may hold its output open for longer than the client lives.
             with contextlib.suppress(TimeoutError):

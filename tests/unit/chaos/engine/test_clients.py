@@ -1,5 +1,6 @@
 """Client processes: what they say is heard, and how they end is known; with real processes."""
 
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,7 +96,7 @@ async def test_a_client_that_does_not_end_is_killed_and_its_newest_counts_stand(
     await client.wait_ready(within_s=10)
 
     returncode, said = await client.finish()
-    assert returncode is None
+    assert returncode == -signal.SIGKILL
     assert said in ({"ok": 3}, {})
 
 
