@@ -4,7 +4,7 @@ Experiment + roles + seed -> times (at + k * every + jitter) -> victims, in orde
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -13,6 +13,7 @@ from chaos.errors import ExperimentError
 from chaos.experiment import Experiment, FaultEntry
 from chaos.faults.fault import Fault, RoleShape
 from chaos.targets.topology import Topology
+from chaos.wording import suggest
 from metrics.units import format_duration
 
 PHASES: Final = ("warmup", "baseline", "faults", "recovery", "quiet")
@@ -81,13 +82,20 @@ class _Due:
     at_s: float
 
 
-def plan(experiment: Experiment, roles: Mapping[str, RoleShape], seed: int, *, probe_path: str | None = None) -> Plan:
+def plan(
+    experiment: Experiment,
+    roles: Mapping[str, RoleShape],
+    seed: int,
+    *,
+    probe_path: str | None = None,
+    names: Mapping[str, Collection[str]] | None = None,
+) -> Plan:
     """The experiment on a target of these roles, resolved by `seed`; the same arguments give the same plan.
 
-    `probe_path` is what the target says the prober should ask.
+    `probe_path` is what the target says the prober should ask, `names` what expectations can refer to, see `names_of`.
 
     Raises:
-        ExperimentError: faults that do not fit into their phase, or victims that are not there; with lines.
+        ExperimentError: faults that do not fit into their phase, victims or names that are not there; with lines.
     """
     problems: list[str] = []
     timeline = _choose_victims(experiment, roles, seed, _times(experiment, seed, problems), problems)
@@ -95,6 +103,7 @@ def plan(experiment: Experiment, roles: Mapping[str, RoleShape], seed: int, *, p
     if experiment.locustfile is None and path is None:
         text = "nothing would be measured: give load.locustfile with load.arrivals, or load.probe.path"
         problems.append(experiment.document.problem(("load",), text))
+    problems += _unknown_names(experiment, names or {})
     if problems:
         raise ExperimentError(problems)
     return Plan(
@@ -107,6 +116,24 @@ def plan(experiment: Experiment, roles: Mapping[str, RoleShape], seed: int, *, p
         expect=experiment.expect,
         guardrails=tuple(experiment.document.data.get("guardrails") or ()),
     )
+
+
+def _unknown_names(experiment: Experiment, names: Mapping[str, Collection[str]]) -> list[str]:
+    """What expectations name that does not exist: readings and dumps of the target, faults of the experiment."""
+    from metrics.checkers import parse_expectation
+
+    known = {**names, "during": {entry.name for entry in experiment.faults}}
+    problems = []
+    for index, entry in enumerate(experiment.expect):
+        checker = parse_expectation(entry).checker
+        (title,) = entry
+        for parameter, allowed in known.items():
+            name = getattr(checker, parameter, None)
+            if name is not None and name not in allowed:
+                whose = "this experiment has no fault" if parameter == "during" else f"the target has no {parameter}"
+                text = f"{whose} {name!r}; {suggest(name, allowed)}"
+                problems.append(experiment.document.problem(("expect", index, title, parameter), text))
+    return problems
 
 
 def _times(experiment: Experiment, seed: int, problems: list[str]) -> list[_Due]:
@@ -190,6 +217,11 @@ def _load(experiment: Experiment) -> dict[str, Any] | None:
         return None
     load = experiment.load
     return {"locustfile": str(experiment.locustfile), "arrivals_per_s": load.arrivals, "users": load.users}
+
+
+def names_of(topology: Topology) -> dict[str, Collection[str]]:
+    """What expectations can refer to of a target, by the parameter that does."""
+    return {"reading": topology.file.observe, "dump": [final.name for final in topology.file.final]}
 
 
 def shapes(topology: Topology) -> dict[str, RoleShape]:

@@ -128,7 +128,7 @@ def _prepare_one(name: str, options: Options) -> "Request":
     from chaos.engine.folder import replay_command
     from chaos.engine.run import Request
     from chaos.experiment import load_experiment
-    from chaos.planner import plan, shapes
+    from chaos.planner import names_of, plan, shapes
     from chaos.targets.topology import load_topology
 
     experiment = load_experiment(find_experiment(name), target=options.target)
@@ -139,7 +139,13 @@ def _prepare_one(name: str, options: Options) -> "Request":
     return Request(
         experiment=experiment,
         topology=topology,
-        plan=plan(experiment, shapes(topology), seed, probe_path=None if probe is None else probe.path),
+        plan=plan(
+            experiment,
+            shapes(topology),
+            seed,
+            probe_path=None if probe is None else probe.path,
+            names=names_of(topology),
+        ),
         runs_dir=options.runs_dir,
         replay=replay_command(name, seed=seed, target=options.target, overrides=options.overrides),
         max_duration_s=options.max_duration_s,

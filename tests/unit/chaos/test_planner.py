@@ -179,3 +179,35 @@ def test_in_every_plan_no_instance_has_two_faults_at_once_and_all_are_healed_in_
     for number, (name, start, end) in enumerate(spans):
         for other, other_start, other_end in spans[number + 1 :]:
             assert name != other or end <= other_start or other_end <= start
+
+
+EXPECT = """\
+title: a test
+target: topology.yaml
+expect:
+  - sometimes: {during: kil, operation: redeem}
+  - sometimes: {during: kill, operation: redeem}
+  - observed: {reading: retrys, increase: {min: 1}}
+  - ledger: {balanced: true}
+  - exactly_once: {operations: [redeem], dump: bookings}
+"""
+
+
+def test_what_expectations_name_has_to_exist(tmp_path: Path) -> None:
+    """Readings and dumps are the target's, faults the experiment's own: every typo, with its line and a suggestion."""
+    faults = "  - kill: {role: portal}\n"
+    with pytest.raises(ExperimentError) as raised:
+        plan(
+            experiment(tmp_path, faults, EXPECT),
+            ROLES,
+            1,
+            probe_path="/",
+            names={"reading": ["retries"], "dump": ["booking"]},
+        )
+
+    assert [text.removeprefix(f"{tmp_path / 'experiment.yaml'}:") for text in raised.value.problems] == [
+        "4: expect.0.sometimes.during: this experiment has no fault 'kil'; did you mean 'kill'? Known: kill",
+        "6: expect.2.observed.reading: the target has no reading 'retrys'; did you mean 'retries'? Known: retries",
+        "7: expect.3.ledger.dump: the target has no dump 'ledger'; Known: booking",
+        "8: expect.4.exactly_once.dump: the target has no dump 'bookings'; did you mean 'booking'? Known: booking",
+    ]
