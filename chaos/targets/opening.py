@@ -77,6 +77,8 @@ async def open_target(
     if up is None and attach == "always":
         raise TargetError(f"{topology.path} is not up; start it with `holdfast up {topology.path}`")
     if up is not None:
+        if up.digest != topology.digest:
+            raise TargetError(f"{topology.path} has changed since `holdfast up` started it; start that again")
         return await _attached(topology, up, run_dir=run_dir, run_id=run_id, events=events)
     return await open_own(topology, run_dir=run_dir, run_id=run_id, events=events)
 

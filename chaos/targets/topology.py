@@ -1,6 +1,7 @@
 """A topology file, loaded: `load_topology(path, overrides) -> Topology`, or every problem at once with its line."""
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -43,6 +44,11 @@ class Topology:
     def roles(self) -> Mapping[str, Role]:
         """The roles by name, in the order of the file."""
         return self.file.roles
+
+    @property
+    def digest(self) -> str:
+        """What tells this description, overrides included, from any other."""
+        return hashlib.sha256(self.file.model_dump_json(by_alias=True).encode()).hexdigest()
 
     def instances(self, role: str | None = None) -> tuple[Instance, ...]:
         """All instances, or one role's, in the order of file and number; their ports are not allotted yet (0)."""

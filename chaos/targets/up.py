@@ -149,6 +149,7 @@ class _Holder:
             name=self._target.name,
             topology=system.topology.path,
             overrides=system.topology.overrides,
+            digest=system.topology.digest,
             holder=myself(),
             boot=boot_id(),
             socket=self._socket,

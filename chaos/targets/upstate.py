@@ -24,6 +24,8 @@ class UpState:
     name: str
     topology: Path
     overrides: Mapping[str, Any]
+    digest: str
+    """Of the topology with its overrides, as it was when the target was started."""
     holder: Identity
     boot: str
     socket: str
@@ -44,6 +46,7 @@ class UpState:
             "name": self.name,
             "topology": str(self.topology),
             "overrides": dict(self.overrides),
+            "digest": self.digest,
             "holder": {"pid": self.holder.pid, "start_ticks": self.holder.start_ticks},
             "boot": self.boot,
             "socket": self.socket.removeprefix("\0"),
@@ -69,6 +72,7 @@ def read_up(path: Path) -> UpState | None:
         name=record["name"],
         topology=Path(record["topology"]),
         overrides=record["overrides"],
+        digest=record["digest"],
         holder=Identity(**record["holder"]),
         boot=record["boot"],
         socket="\0" + record["socket"],

@@ -203,6 +203,26 @@ async def test_a_holder_without_its_watchdog_stops(workshop: Workshop) -> None:
         assert workshop.left() == []
 
 
+async def test_a_topology_that_has_changed_since_is_told(workshop: Workshop) -> None:
+    """A role more in the file than in the target that is up: its instances would be missed."""
+    path = web(workshop)
+    async with held_up(workshop, path):
+        workshop.topology({"web": {"count": 3, "ready": {"http": "/readyz"}}})
+        with pytest.raises(TargetError, match="has changed since `holdfast up` started it; start that again"):
+            async with workshop.attached(path):
+                pass
+        events = EventLog(workshop.run_dir("run-2"))
+        with pytest.raises(TargetError, match="has changed since"):
+            await open_target(
+                load_topology(path),
+                run_dir=workshop.runs_dir / "run-2",
+                run_id="run-2",
+                events=events,
+                runs_dir=workshop.runs_dir,
+            )
+        events.close()
+
+
 async def test_which_target_a_run_gets_follows_from_overrides(workshop: Workshop) -> None:
     """Nothing is up; then something with other overrides is; `auto` then starts its own, `always` refuses."""
     path = web(workshop)
