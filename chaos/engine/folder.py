@@ -65,6 +65,7 @@ def describe_run(
         "experiment": experiment.source.stem,
         "title": plan.title,
         "target": str(experiment.target),
+        "attached": False,
         "overrides": dict(overrides),
         "clock": _clock(),
         "machine": _machine(),
@@ -74,6 +75,15 @@ def describe_run(
     _write_json(folder.path / "plan.json", plan.to_json())
     shutil.copyfile(experiment.source, folder.path / "experiment.yaml")
     shutil.copyfile(experiment.target, folder.path / "topology.yaml")
+
+
+def note_attached(folder: RunFolder) -> None:
+    """Notes in run.json that the run uses a target which was up before it, and so has seen other runs."""
+    path = folder.path / "run.json"
+    described = json.loads(path.read_text())
+    partial = path.with_suffix(".partial")
+    _write_json(partial, {**described, "attached": True})
+    partial.replace(path)
 
 
 def replay_command(experiment: str, *, seed: int, target: Path | None, overrides: Mapping[str, Any]) -> str:

@@ -223,6 +223,8 @@ class Life:
         tools = self.equipment
         self._watch.disarm()
         if reason is not None:
+            if reason.signal is not None:
+                tools.events.append("run.interrupted", signal=reason.signal)
             tools.log.warning("run.ends_early", outcome=reason.outcome, why=reason.text)
             tools.progress.notes.append(reason.text)
         tools.progress.begin("stopping")
@@ -245,12 +247,16 @@ class Life:
         return [*left, *await asyncio.to_thread(end_run, tools.run_dir)]
 
     async def _end_clients(self) -> None:
-        """Ends the clients that still run, all at once, and writes down the last word of the load."""
-        await asyncio.gather(*(self._end_client(client) for client in self._running.values()))
-        self._running.clear()
+        """Ends the clients that still run, all at once, and writes down the last word of each, once."""
+        ends = (self._end_client(client) for client in self._running.values())
+        results = await asyncio.gather(*ends, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:  # all were ended; one that fails does not keep the others running
+            raise failures[0]
 
     async def _end_client(self, client: Client) -> None:
         returncode, said = await client.finish()
+        del self._running[client.name]
         self.equipment.events.append("load.finished", name=client.name, returncode=returncode, **counts(said))
         self.equipment.log.info("client.finished", client=client.name, returncode=returncode)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from chaos.engine.clients import ClientCommand, python_command
-from chaos.engine.folder import RunFolder, describe_run, make_run_folder
+from chaos.engine.folder import RunFolder, describe_run, make_run_folder, note_attached
 from chaos.engine.life import Equipment, Life
 from chaos.engine.progress import Progress, show
 from chaos.engine.switch import Reason, Switch
@@ -77,7 +77,7 @@ async def run_experiment(request: Request, *, progress: Progress | None = None, 
     )
     progress = progress or Progress()
     showing = None if quiet else asyncio.create_task(show(progress))
-    switch = Switch(on_repeat=progress.notes.append)
+    switch = Switch(tell=progress.notes.append)
     try:
         with switch.on_signals():
             reason = await _live(request, folder, switch, progress)
@@ -112,6 +112,7 @@ async def _live(request: Request, folder: RunFolder, switch: Switch, progress: P
             return Reason(outcome="error", text=str(error))
         stack.push_async_exit(_closing(opened))
         if opened.attached:
+            note_attached(folder)
             progress.notes.append(f"using {opened.target.name} as `holdfast up` holds it")
         elif find_up(request.topology.path, request.runs_dir) is not None:
             progress.notes.append("not using the target that is up: its overrides are others; starting one beside it")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from chaos.errors import HoldfastError
+
 EarlyOutcome = Literal["interrupted", "baseline_not_met", "guardrail", "error"]
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -35,10 +37,10 @@ class EndEarly(Exception):  # noqa: N818  (not an error: the way out of the body
 class Switch:
     """The first request wins; later ones change nothing, so that a second Ctrl-C does not break the healing."""
 
-    def __init__(self, on_repeat: Callable[[str], None]) -> None:
-        """`on_repeat` is told what to tell an impatient user."""
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        """`tell` gets sentences for the user."""
         self._requested: asyncio.Future[Reason] = asyncio.get_running_loop().create_future()
-        self._on_repeat = on_repeat
+        self._tell = tell
 
     @property
     def reason(self) -> Reason | None:
@@ -65,7 +67,7 @@ class Switch:
     async def run(self, body: Coroutine[Any, Any, None]) -> Reason | None:
         """Runs the body to its end, or cancels it when the end is requested; why it ended early, if it did.
 
-        Whatever else the body raises comes out of here.
+        Whatever else the body raises comes out of here; of what a user can mend, only what it ended for.
         """
         task = asyncio.create_task(body, name="body of the run")
         try:
@@ -79,12 +81,17 @@ class Switch:
                 raise
         except EndEarly as end:
             self.request(end.reason)
+        except (HoldfastError, OSError) as error:
+            if self.reason is None:
+                raise
+            # What fails on the way out changes nothing of why it is taken.
+            self._tell(f"while ending: {error}")
         return self.reason
 
     def _signalled(self, signum: signal.Signals) -> None:
         name = signal.Signals(signum).name
         if self._requested.done():
-            self._on_repeat(f"{name}: already ending; faults are being healed and the target is being stopped")
+            self._tell(f"{name}: already ending; faults are being healed and the target is being stopped")
         self.request(Reason(outcome="interrupted", text=f"interrupted by {name}", signal=name))
 
 

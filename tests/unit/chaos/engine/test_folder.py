@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.engine.folder import describe_run, make_run_folder, replay_command
+from chaos.engine.folder import describe_run, make_run_folder, note_attached, replay_command
 from chaos.errors import TargetError
 from chaos.planner import plan
 from tests.unit.chaos.experiments import ROLES, experiment
@@ -42,6 +42,9 @@ def test_a_run_is_described_with_its_seed_clock_and_the_command_that_repeats_it(
     assert (run["schema"], run["seed"], run["title"], run["overrides"]) == ("run/1", 7, "a test", {"x.y": 1})
     assert run["replay"] == "holdfast run 'my file.yaml' --seed 7 --target t.yaml --set 'portal.env.A=b c'"
     assert abs(run["clock"]["wall_ns"] - run["clock"]["monotonic_ns"] - (time.time_ns() - time.monotonic_ns())) < 10**9
+    assert run["attached"] is False
+    note_attached(folder)
+    assert json.loads((folder.path / "run.json").read_text()) == {**run, "attached": True}
     planned = json.loads((folder.path / "plan.json").read_text())
     assert (planned["schema"], planned["timeline"][0]["fault_id"]) == ("plan/1", "kill-1")
     assert planned["expect"] == [{"failed": {"max": 0}}]

@@ -7,18 +7,19 @@ import signal
 import pytest
 
 from chaos.engine.switch import EndEarly, Reason, Switch, uninterrupted
+from chaos.errors import TargetError
 
 REASON = Reason(outcome="error", text="enough")
 
 
 async def test_a_body_that_ends_by_itself_gives_no_reason() -> None:
     """Nothing was requested."""
-    assert await Switch(on_repeat=print).run(asyncio.sleep(0)) is None
+    assert await Switch(tell=print).run(asyncio.sleep(0)) is None
 
 
 async def test_a_request_cancels_the_body_and_the_first_reason_counts() -> None:
     """The body would wait for ever; it sees its cancellation and can clean up."""
-    switch, cleaned = Switch(on_repeat=print), []
+    switch, cleaned = Switch(tell=print), []
 
     async def body() -> None:
         try:
@@ -41,15 +42,34 @@ async def test_the_body_can_end_itself_for_a_reason_and_its_errors_come_out() ->
     async def break_down() -> None:
         raise ValueError("a bug")
 
-    assert await Switch(on_repeat=print).run(leave()) is REASON
+    assert await Switch(tell=print).run(leave()) is REASON
     with pytest.raises(ValueError, match="a bug"):
-        await Switch(on_repeat=print).run(break_down())
+        await Switch(tell=print).run(break_down())
+
+
+@pytest.mark.parametrize("error", [TargetError("the database is gone"), OSError("no space")])
+async def test_what_fails_while_a_body_is_being_ended_does_not_change_why_it_ends(error: Exception) -> None:
+    """The reason was there first; the failure is told beside it. A bug of ours still comes out."""
+    told: list[str] = []
+    switch = Switch(tell=told.append)
+
+    async def body(failure: Exception) -> None:
+        try:
+            switch.request(REASON)
+            await asyncio.Event().wait()
+        finally:
+            raise failure
+
+    assert await switch.run(body(error)) is REASON
+    assert told == [f"while ending: {error}"]
+    with pytest.raises(ValueError, match="a bug"):
+        await switch.run(body(ValueError("a bug")))
 
 
 async def test_the_first_signal_ends_the_run_and_the_second_only_says_so() -> None:
     """Real signals to this very process."""
     repeated: list[str] = []
-    switch = Switch(on_repeat=repeated.append)
+    switch = Switch(tell=repeated.append)
 
     async def body() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
