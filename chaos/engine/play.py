@@ -90,6 +90,7 @@ class _Play:
             target=stage.target,
             instances=occurrence.instances,
             took_hold=self._took_hold,
+            record=lambda steps: stage.undo.record(occurrence.fault_id, steps),
         )
 
     async def run(self) -> None:

@@ -49,16 +49,34 @@ class Scene:
     before: Mapping[str, Identity | None]
     took_hold: Callable[[], None] = lambda: None
     """Called by an injection that takes long, at the moment it begins to bite; otherwise its end counts."""
+    record: Callable[[Sequence[Step]], None] = lambda _steps: None
+    """Replaces the undo record, on disk when it returns, by an injection that finds more to take back; before doing it.
+
+    Raises OSError when that cannot be written: then it must not be done.
+    """
     notes: dict[Any, Any] = field(default_factory=dict)
     """What an injection learns and a proof needs: exit statuses, for example."""
 
     @classmethod
     def open(
-        cls, *, fault_id: str, target: Target, instances: Sequence[str], took_hold: Callable[[], None] = lambda: None
+        cls,
+        *,
+        fault_id: str,
+        target: Target,
+        instances: Sequence[str],
+        took_hold: Callable[[], None] = lambda: None,
+        record: Callable[[Sequence[Step]], None] = lambda _steps: None,
     ) -> "Scene":
         """The scene as it is now, before anything is touched."""
         before = {name: target.identity(name) for name in instances}
-        return cls(fault_id=fault_id, target=target, instances=tuple(instances), before=before, took_hold=took_hold)
+        return cls(
+            fault_id=fault_id,
+            target=target,
+            instances=tuple(instances),
+            before=before,
+            took_hold=took_hold,
+            record=record,
+        )
 
 
 class Fault(Protocol):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from chaos.faults.fault import FAULTS, Proof, Scene
-from chaos.faults.restart import gone, restart_missing, restart_steps, restarted, signal_all
+from chaos.faults.restart import gone, kill_children, restart_missing, restart_steps, restarted, signal_all
 from chaos.faults.victims import Victims
 from chaos.undo import Step
 from metrics.units import PositiveSeconds
@@ -40,14 +40,15 @@ class Kill(Victims):
         return restart_steps(scene)
 
     async def inject(self, scene: Scene) -> None:
-        """Sends SIGKILL to all at once and waits until they are gone."""
+        """Sends SIGKILL to all at once, then to the children they leave, and waits until they are gone."""
         signal_all(scene, signal.SIGKILL)
         scene.took_hold()
+        kill_children(scene)
         # Straight after the signals, so that the driver knows these exits as intended before it notices them.
         await asyncio.gather(*(scene.target.expect_exit(name, within_s=_EXIT_WITHIN_S) for name in scene.instances))
 
     async def effect(self, scene: Scene) -> Proof:
-        """None of the processes that ran before is there any more."""
+        """None of the processes that ran before is there any more, children included."""
         return gone(scene)
 
     async def heal(self, scene: Scene) -> None:

@@ -6,10 +6,13 @@ from typing import Final
 
 from chaos.errors import TargetError
 from chaos.faults.fault import Proof, Scene
-from chaos.processes import Identity, alive, send
+from chaos.processes import Identity, alive, kill_all, send
 from chaos.undo import Step, start_step
 
 _SIGNALLED: Final = "signalled"
+_MISSED: Final = "missed"
+_MEMBERS: Final = "members"
+_KILL_LIMIT_S: Final = 2.0
 _DYING_S: Final = 2.0
 """How long a process that was told to end may take before healing ends it for good."""
 
@@ -30,11 +33,24 @@ def who_runs(scene: Scene) -> dict[str, Identity]:
 
 
 def signal_all(scene: Scene, signum: signal.Signals) -> None:
-    """Sends a deadly signal to every instance at once, and remembers to whom: they must come back as new processes."""
+    """Sends a deadly signal to the main process of every instance at once, and remembers to whom.
+
+    They must come back as new processes. One that died by itself before it could be signalled proves nothing.
+    """
     victims = who_runs(scene)
+    # Children are known for sure only while their parent lives.
+    scene.notes[_MEMBERS] = {name: scene.target.members(name) for name in victims}
     scene.notes[_SIGNALLED] = list(victims)  # before the first one is sent: healing may come at any time
-    for identity in victims.values():
-        send(identity, signum)
+    scene.notes[_MISSED] = [name for name, identity in victims.items() if not send(identity, signum)]
+
+
+def kill_children(scene: Scene) -> None:
+    """Kills what is left of instances whose main processes have been killed. Whatever would not end, `gone` tells."""
+    kill_all(
+        lambda: tuple(identity for name in scene.instances for identity in scene.target.members(name)),
+        within_s=_KILL_LIMIT_S,
+        known=(identity for members in scene.notes[_MEMBERS].values() for identity in members),
+    )
 
 
 def restart_steps(scene: Scene) -> list[Step]:
@@ -43,10 +59,22 @@ def restart_steps(scene: Scene) -> list[Step]:
 
 
 def gone(scene: Scene) -> Proof:
-    """Whether every process that was an instance before has ended."""
-    left = [name for name, identity in scene.before.items() if identity is not None and alive(identity)]
+    """Whether every process of the instances as they were before has ended, and by this fault."""
     ended = {name: identity.pid for name, identity in scene.before.items() if identity is not None}
-    return Proof(proven=not left and bool(ended), evidence={"gone": ended, "still_there": left})
+    known = scene.notes.get(_MEMBERS, {})
+    left = {
+        name: sorted({it.pid for it in (*known.get(name, ()), *scene.target.members(name)) if alive(it)})
+        for name in scene.instances
+    }
+    missed = scene.notes.get(_MISSED, [])
+    return Proof(
+        proven=not any(left.values()) and bool(ended) and not missed,
+        evidence={
+            "gone": ended,
+            "still_there": {name: pids for name, pids in left.items() if pids},
+            "died_before": missed,
+        },
+    )
 
 
 async def restart_missing(scene: Scene) -> None:

@@ -44,14 +44,14 @@ class Stop(Victims):
         return restart_steps(scene)
 
     async def inject(self, scene: Scene) -> None:
-        """Sends SIGTERM to all at once and waits for their exits."""
+        """Sends SIGTERM to the main processes at once, who tell their children, and waits for their exits."""
         signal_all(scene, signal.SIGTERM)
         scene.took_hold()
         # Straight after the signals, so that the driver knows these exits as intended before it notices them.
         await asyncio.gather(*(self._await_exit(scene, name) for name in scene.instances))
 
     async def effect(self, scene: Scene) -> Proof:
-        """Every process that ran before has ended, and by itself."""
+        """Every process that ran before has ended, children included, and by itself."""
         seen = gone(scene)
         by_itself = {name: bool(scene.notes.get((name, _BY_ITSELF))) for name in scene.instances}
         evidence = {**seen.evidence, "exited_by_itself": by_itself}

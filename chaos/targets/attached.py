@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chaos.errors import TargetError
+from chaos.leftovers import end_run, members_of
 from chaos.processes import Identity, alive
 from chaos.roster import READY_FOLDER, Roster
 from chaos.targets.commands import Commands
@@ -147,6 +148,11 @@ class AttachedTarget:
         identity = self._identities.get(instance)
         return identity if identity is not None and alive(identity) else None
 
+    def members(self, instance: str) -> tuple[Identity, ...]:
+        """All living processes of the instance, in order of pid: its own and those it has started itself."""
+        self._system.instance(instance)
+        return members_of(self._up.run_dir, instance)
+
     def output(self, reference: str) -> Any:
         """What a launcher reported, by `role.output`."""
         return self._system.output(reference)
@@ -232,8 +238,6 @@ class AttachedTarget:
 
     async def stop(self) -> tuple[str, ...]:
         """Leaves the target up; ends what this run itself has started, and says what of it is left."""
-        from chaos.leftovers import end_run
-
         left = end_run(self._roster.run_dir)
         await self._system.close()
         return left

@@ -123,6 +123,11 @@ class LocalTarget:
         running = self._seat(instance).running
         return running.process.identity if running and running.process.poll() is None else None
 
+    def members(self, instance: str) -> tuple[Identity, ...]:
+        """All living processes of the instance, in order of pid: its own and those it has started itself."""
+        self._system.instance(instance)
+        return members_of(self._roster.run_dir, instance)
+
     def output(self, reference: str) -> Any:
         """What a launcher reported, by `role.output`."""
         return self._system.output(reference)

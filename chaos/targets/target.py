@@ -46,6 +46,9 @@ class Target(Protocol):
     def identity(self, instance: str) -> Identity | None:
         """The process that is the instance now; None while it is not running."""
 
+    def members(self, instance: str) -> tuple[Identity, ...]:
+        """All living processes of the instance, in order of pid: its own and those it has started itself."""
+
     def output(self, reference: str) -> Any:
         """What a launcher reported, by `role.output`."""
 

@@ -33,8 +33,14 @@ async def main(name: str, topology_path: Path, runs_dir: Path) -> None:
     await opened.target.start()
     fault: Fault = TypeAdapter(written_as(FAULTS[name])).validate_python(dict(FAULTS[name].example))
     victims = fault.choose(shapes(topology), frozenset(), random.Random(1))  # noqa: S311
-    scene = Scene.open(fault_id=f"{name}-1", target=opened.target, instances=victims)
-    UndoLog(run_dir).record(scene.fault_id, fault.undo_steps(scene))
+    undo = UndoLog(run_dir)
+    scene = Scene.open(
+        fault_id=f"{name}-1",
+        target=opened.target,
+        instances=victims,
+        record=lambda steps: undo.record(f"{name}-1", steps),
+    )
+    undo.record(scene.fault_id, fault.undo_steps(scene))
     await fault.inject(scene)
     sys.stdout.write("injected\n")
     sys.stdout.flush()
