@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import IO, TYPE_CHECKING, Final, Protocol
 
 from chaos.errors import TargetError
 
@@ -425,15 +425,15 @@ def python_environment() -> dict[str, str]:
     return env
 
 
-def run_to_end(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, within_s: float) -> None:
-    """Runs a short command without an event loop; its whole session is killed when it takes longer than `within_s`.
+def run_to_end(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, within_s: float) -> str:
+    """What a short command prints, without an event loop; its session is killed when it takes longer than `within_s`.
 
     Raises:
         TargetError: it could not be started, failed, or took too long; with the end of what it printed.
     """
     import tempfile
 
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             popen = subprocess.Popen(
                 list(argv),
@@ -441,7 +441,7 @@ def run_to_end(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, within
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=output,
+                stderr=errors,
                 start_new_session=True,
             )
         except OSError as error:
@@ -455,7 +455,13 @@ def run_to_end(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, within
                 # Unreaped, so the number of its session is still its own.
                 os.killpg(popen.pid, signal.SIGKILL)
                 popen.wait()
+        said, complained = (_text(file) for file in (output, errors))
         if returncode != 0:
-            output.seek(0)
-            said = output.read()[-2000:].decode(errors="replace").strip()
+            said = (said + complained)[-2000:].strip()
             raise TargetError(f"{' '.join(argv)}: exit status {returncode}: {said}")
+        return said
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

@@ -12,6 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
+from chaos.appending import append_whole
 from chaos.processes import Belonging, Identity, alive, members, myself
 
 GUARD_FILE: Final = "guard.json"
@@ -57,10 +58,10 @@ class Roster:
         return self._run_id
 
     def add(self, name: str, identity: Identity) -> None:
-        """Writes down that `name` is this process now."""
+        """Writes down that `name` is this process now; an OSError says that it is not written."""
         stop = self.stop_signals.get(name)
         line = {"name": name, "pid": identity.pid, "start_ticks": identity.start_ticks, "stop": stop}
-        self._file.write(json.dumps(line).encode() + b"\n")
+        append_whole(self._file.fileno(), json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
         """Closes the file; adding afterwards is an error."""

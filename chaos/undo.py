@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from chaos.appending import append_whole
 from chaos.errors import HealError, HoldfastError
 from chaos.processes import Identity, own_environment, run_to_end, send
 
@@ -95,20 +96,7 @@ class UndoLog:
         os.close(self._fd)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        before = os.fstat(self._fd).st_size
-        try:
-            _write_whole(self._fd, data)
-            os.fsync(self._fd)
-        except OSError:
-            # Half a line would spoil the next one.
-            os.ftruncate(self._fd, before)
-            raise
-
-
-def _write_whole(fd: int, data: bytes) -> None:
-    if os.write(fd, data) != len(data):
-        raise OSError(f"{FILE_NAME}: only part of a record could be written; is the disk full?")
+        append_whole(self._fd, json.dumps(line, separators=(",", ":")).encode() + b"\n", sync=True)
 
 
 def _cut_torn_tail(path: Path) -> None:

@@ -7,7 +7,6 @@ import platform
 import secrets
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any, Final
 from chaos.errors import TargetError
 from chaos.experiment import Experiment
 from chaos.planner import Plan
+from chaos.processes import own_environment, run_to_end
 
 LATEST: Final = "latest"
 _GIT_LIMIT_S: Final = 5.0
@@ -120,10 +120,10 @@ def _commit(folder: Path) -> str | None:
         return None
     command = [git, "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_LIMIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        said = run_to_end(command, env=own_environment(), cwd=folder, within_s=_GIT_LIMIT_S)
+    except TargetError:
         return None
-    return answer.stdout.strip() or None
+    return said.strip() or None
 
 
 def _point_latest(runs_dir: Path, run_id: str) -> None:

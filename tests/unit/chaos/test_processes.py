@@ -268,3 +268,11 @@ def test_a_short_command_that_fails_is_quoted(tmp_path: Path) -> None:
         processes.run_to_end(
             [sys.executable, "-c", "import sys; print('no such table'); sys.exit(4)"], env={}, cwd=tmp_path, within_s=5
         )
+
+
+def test_a_short_command_gives_what_it_printed(tmp_path: Path) -> None:
+    """Standard output is the answer; what it complains of is kept for the message of a failure."""
+    said = processes.run_to_end(["sh", "-c", "echo answer; echo noise >&2"], env={}, cwd=tmp_path, within_s=5)
+    assert said == "answer\n"
+    with pytest.raises(TargetError, match=r"exit status 3: answer\nnoise$"):
+        processes.run_to_end(["sh", "-c", "echo answer; echo noise >&2; exit 3"], env={}, cwd=tmp_path, within_s=5)

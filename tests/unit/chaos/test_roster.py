@@ -1,5 +1,6 @@
-"""Which folders a run may remove: never one that is not surely its own. Nothing is removed here, only asked."""
+"""What the folder of a run tells whoever clears up: all its processes, and which folders are surely its own."""
 
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.roster import OUTSIDE_FILE, outside_folders
+from chaos.processes import myself
+from chaos.roster import OUTSIDE_FILE, ROSTER_FILE, Roster, outside_folders, read_guarded
 
 RUN_ID = "run-of-this-test"
 
@@ -61,3 +63,24 @@ def test_marked_folders_elsewhere_and_links_are_never_ours(tmp_path: Path, tempo
         assert listed(tmp_path, str(deeper), str(link), f"{temporary}/../{temporary.name}") == ()
     finally:
         link.unlink()
+
+
+def test_a_line_that_did_not_fit_leaves_nothing_behind_that_spoils_the_next_one(tmp_path: Path) -> None:
+    """The limit on the size of files lets half a line through, as a disk does that runs full; then there is room."""
+    roster = Roster(tmp_path, run_id=RUN_ID)
+    roster.add("web-1", myself())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size_bytes = (tmp_path / ROSTER_FILE).stat().st_size
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes + 10, hard))
+        with pytest.raises(OSError, match="only part of a line could be written"):
+            roster.add("web-2", myself())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / ROSTER_FILE).stat().st_size == size_bytes
+    roster.add("web-3", myself())
+    roster.close()
+
+    found = read_guarded(tmp_path)
+    assert found is not None
+    assert [it.name for it in found.started] == ["web-1", "web-3"]
