@@ -13,6 +13,7 @@ from typing import Final
 from chaos.errors import HealError, TargetError
 from chaos.processes import Identity, alive, freeze, kill_all, send
 from chaos.roster import GUARD_FILE, Guarded, read_guarded, remove_data
+from chaos.shared_memory import remove_orphaned
 from chaos.undo import STEP_LIMIT_S, Settings, Starter, Step, UndoLog, carry_out, read_undo
 from metrics.events import EventLog
 
@@ -97,6 +98,8 @@ def clean_up(run_dir: Path, *, by: str) -> tuple[str, ...]:
     with _going_on(left, "ending processes"):
         survivors = _end_processes(guarded, killed)
         left += [f"process {it.pid} would not end; kill -9 {it.pid}" for it in survivors]
+    with _going_on(left, "removing shared memory"):
+        left += remove_orphaned([*(one.identity for one in guarded.started), *killed])
     with _going_on(left, "removing data"):
         if guarded.socket is None:
             # A run attached to an `up` target has no data of its own.
@@ -245,6 +248,7 @@ def end_run(run_dir: Path, *, known: Iterable[Identity] = ()) -> tuple[str, ...]
     guarded = _guarded(run_dir)
     survivors = kill_all(guarded.members, within_s=KILL_LIMIT_S, known=known)
     left = [f"process {it.pid} would not end; kill -9 {it.pid}" for it in survivors]
+    left += remove_orphaned(one.identity for one in guarded.started)
     return (*left, *remove_data(run_dir, guarded.run_id))
 
 

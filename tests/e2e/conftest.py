@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from chaos.processes import Identity
+from chaos.shared_memory import orphaned_by
+
 PROJECT = Path(__file__).resolve().parents[2]
 HOLDFAST = Path(sys.executable).with_name("holdfast")
 
@@ -110,7 +113,10 @@ def command(*arguments: str | Path, cwd: Path, within_s: float = 60) -> subproce
 
 
 def left_of(runs_dir: Path) -> list[str]:
-    """Every process that belongs to a run of that folder: by its recorded identity, its mark or its folder."""
+    """Every process that belongs to a run of that folder: by its recorded identity, its mark or its folder.
+
+    And the shared memory that such processes left.
+    """
     left = []
     marks = [
         f"HOLDFAST_RUN_DIR={path}".encode() for path in runs_dir.glob("*") if path.is_dir() and not path.is_symlink()
@@ -133,7 +139,8 @@ def left_of(runs_dir: Path) -> list[str]:
         identified = (int(entry.name), int(stat[19])) in recorded and stat[0] != "Z"
         if identified or any(mark in environ for mark in marks) or folder.is_relative_to(runs_dir):
             left.append(f"{entry.name} {(entry / 'comm').read_text().strip()} {stat[0]}")
-    return left
+    started = [Identity(pid=pid, start_ticks=start_ticks) for pid, start_ticks in recorded]
+    return left + [f"shared memory {segment.number}" for segment in orphaned_by(started)]
 
 
 def savings(
