@@ -185,3 +185,13 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_the_machine_refuses_is_told_in_one_line(tmp_path: Path, capsys: Captured) -> None:
+    """A file lies where the folder of the runs should be made; no traceback, and the place is named."""
+    (tmp_path / "file").touch()
+    system = Path(__file__).parents[3] / "integration" / "engine" / "system" / "topology.yaml"
+
+    assert execute(["up", str(system), "--out", "file/runs"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Not a directory: 'file/runs/up/tiny'" in line

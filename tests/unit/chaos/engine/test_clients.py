@@ -110,3 +110,17 @@ async def test_a_client_that_cannot_be_started_is_an_error(tmp_path: Path) -> No
             registrar=Names(),
             listener=lambda *_: None,
         )
+
+
+async def test_a_client_knows_which_run_it_is_part_of(tmp_path: Path) -> None:
+    """By the same mark as every process of a run; what it sends can be told from that of other runs."""
+    heard: Heard = []
+    word = """{"load": "status", "run": os.environ["HOLDFAST_RUN_ID"]}"""
+    said = f"import json, os; print(json.dumps({word}), flush=True)"
+        """import json, os; print(json.dumps({"load": "status", "run": os.environ["HOLDFAST_RUN_ID"]}), flush=True)"""
+    )
+    client = await start(said, tmp_path, heard)
+    await client.exited()
+    await client.finish()
+
+    assert heard == [("status", {"run": Names.run_id})]
