@@ -117,8 +117,6 @@ async def test_a_client_knows_which_run_it_is_part_of(tmp_path: Path) -> None:
     heard: Heard = []
     word = """{"load": "status", "run": os.environ["HOLDFAST_RUN_ID"]}"""
     said = f"import json, os; print(json.dumps({word}), flush=True)"
-        """import json, os; print(json.dumps({"load": "status", "run": os.environ["HOLDFAST_RUN_ID"]}), flush=True)"""
-    )
     client = await start(said, tmp_path, heard)
     await client.exited()
     await client.finish()
