@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[3]
-_PORTS: Final = range(24_000, 32_000)  # below the ephemeral ones, or an outgoing connection could take one
+_PORTS: Final = range(32_000, 32_768)  # below the ephemeral ones, above those that Holdfast gives its targets
 _taken: Final[set[int]] = set()
 
 
