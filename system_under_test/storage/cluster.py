@@ -22,8 +22,18 @@ from system_under_test.storage.binaries import Binaries
 HERE: Final = "/proc/self/cwd"
 DATABASE: Final = "savings"
 OWNER: Final = "savings_owner"
-PORTAL: Final = "savings_portal"
-AUDITOR: Final = "savings_auditor"
+SIGNERS: Final = 3
+ROLES: Final = {
+    "dsn": "savings_portal",
+    "admin_dsn": OWNER,
+    "auditor_dsn": "savings_auditor",
+    "accrual_dsn": "savings_accrual",
+    "settlement_dsn": "savings_settlement",
+    "maintenance_dsn": "savings_maintenance",
+    "notifier_dsn": "savings_notifier",
+    **{f"signer_{number}_dsn": f"savings_signer_{number}" for number in range(1, SIGNERS + 1)},
+}
+"""The database role behind each address that the launcher reports: no two duties share one."""
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 """All that the programs are given: what happens to be set around us must not change what they do."""
 
@@ -56,7 +66,7 @@ def open_cluster(data_dir: Path, binaries: Binaries) -> Cluster:
     folder = data_dir / "pgdata"
     kept = data_dir / _PASSWORDS_FILE
     if not folder.exists():
-        passwords = {role: secrets.token_urlsafe(24) for role in (OWNER, PORTAL, AUDITOR)}
+        passwords = {role: secrets.token_urlsafe(24) for role in ROLES.values()}
         kept.unlink(missing_ok=True)
         with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump(passwords, file)
@@ -94,11 +104,11 @@ def _roles(passwords: Mapping[str, str]) -> tuple[str, ...]:
     return (
         *(f"create role {role} login password '{password}'" for role, password in passwords.items()),
         # A portal that hangs between two statements must not keep its locks longer than the balancer waits.
-        f"alter role {PORTAL} set idle_in_transaction_session_timeout = '300ms'",
-        f"alter role {AUDITOR} set default_transaction_read_only = on",
+        f"alter role {ROLES['dsn']} set idle_in_transaction_session_timeout = '300ms'",
+        f"alter role {ROLES['auditor_dsn']} set default_transaction_read_only = on",
         f"create database {DATABASE} owner {OWNER}",
         f"revoke all on database {DATABASE} from public",
-        f"grant connect on database {DATABASE} to {PORTAL}, {AUDITOR}",
+        f"grant connect on database {DATABASE} to {', '.join(ROLES.values())}",
         "revoke connect on database postgres from public",
         "revoke connect on database template1 from public",
     )

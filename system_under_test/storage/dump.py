@@ -1,7 +1,7 @@
 """Writes the ledger as NDJSON, in the schema `ledger/1`: every account and every transfer of one moment.
 
     {"row": "account", "account": "c-000001", "kind": "customer", "balance": 1000500}
-    {"row": "transfer", "transfer": "...", "kind": "deposit", "debit": "external", "credit": "c-000001",
+    {"row": "transfer", "transfer": "201", "kind": "deposit", "debit": "custody-a", "credit": "c-000001",
      "amount": 500, "key": "...", "t": 201}
 
 `balance` is the cached one, null where none is cached; `t` is the transfer's number: in the order of these numbers an
@@ -22,7 +22,7 @@ from system_under_test.storage.connection import connect
 
 _ACCOUNTS: Final = "select 'account' as row, id as account, kind, balance from account order by id"
 _TRANSFERS: Final = """
-select 'transfer' as row, id::text as transfer, kind, debit_account as debit, credit_account as credit, amount, key,
+select 'transfer' as row, seq::text as transfer, kind, debit_account as debit, credit_account as credit, amount, key,
        seq as t
 from transfer order by seq
 """

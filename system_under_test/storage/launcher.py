@@ -23,7 +23,7 @@ from system_under_test.settings import (
     read_settings,
 )
 from system_under_test.storage.binaries import Binaries, provide_binaries
-from system_under_test.storage.cluster import AUDITOR, ENVIRONMENT, HERE, OWNER, PORTAL, open_cluster
+from system_under_test.storage.cluster import ENVIRONMENT, HERE, ROLES, open_cluster
 
 _ORPHANS_WITHIN_S: Final = 10.0
 _SHARED_MEMORY_TABLE: Final = Path("/proc/sysvipc/shm")
@@ -69,10 +69,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     binaries = provide_binaries(settings.data_dir, settings.run_id)
     cluster = open_cluster(settings.data_dir, binaries)
     _await_orphans(cluster.folder)
-    outputs = {"dsn": PORTAL, "admin_dsn": OWNER, "auditor_dsn": AUDITOR}
-    write_ready_file(
-        settings.ready_file, {name: cluster.address(role, settings.port) for name, role in outputs.items()}
-    )
+    write_ready_file(settings.ready_file, {name: cluster.address(role, settings.port) for name, role in ROLES.items()})
     _become_server(binaries, cluster.folder, settings.port)
 
 

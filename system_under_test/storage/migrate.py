@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from system_under_test.logs import configure_logs
 from system_under_test.settings import Arguments, DatabaseUrl, PlatformError, Settings, read_settings
@@ -18,12 +18,19 @@ SCHEMA: Final = Path(__file__).parent / "schema"
 _NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
 _LOCK: Final = 0x5AF1_4B1E
 """Any number, the same for all who migrate: two at once take turns."""
+_FIRST_CLOCK: Final = """
+insert into business_clock (wall, business, rate)
+select now(), coalesce($1::timestamptz, now()), $2 where not exists (select from business_clock)
+"""
 
 
 class MigrateSettings(Settings):
     """What the migration is told."""
 
     admin_url: DatabaseUrl = Field(alias="DATABASE_ADMIN_URL")
+    # Where business time begins, and how fast it runs; later only an operator changes it.
+    business_start: AwareDatetime | None = Field(default=None, alias="BUSINESS_START")
+    business_rate: Annotated[float, Field(gt=0, le=1_000_000)] = Field(default=1.0, alias="BUSINESS_RATE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +102,17 @@ async def migrate(connection: Any, steps: Sequence[Step]) -> tuple[Step, ...]:
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Migrates and says what was applied."""
-    Arguments("migrate", "Bring the schema up to date. Reads DATABASE_ADMIN_URL.").parse_args(arguments)
+    Arguments(
+        "migrate", "Bring the schema up to date. Reads DATABASE_ADMIN_URL, BUSINESS_START and BUSINESS_RATE."
+    ).parse_args(arguments)
     settings = read_settings(MigrateSettings, environment)
-    applied = asyncio.run(_migrate(settings.admin_url))
+    applied = asyncio.run(_migrate(settings))
     configure_logs("migrate").info("schema.migrated", applied=[step.name for step in applied])
     return 0
 
 
-async def _migrate(url: str) -> tuple[Step, ...]:
-    async with connect(url) as connection:
-        return await migrate(connection, read_steps())
+async def _migrate(settings: MigrateSettings) -> tuple[Step, ...]:
+    async with connect(settings.admin_url) as connection:
+        applied = await migrate(connection, read_steps())
+        await connection.execute(_FIRST_CLOCK, settings.business_start, settings.business_rate)
+        return applied

@@ -25,14 +25,20 @@ from system_under_test.storage.connection import connect
 COLUMNS: Final = ("email", "password", "account", "opening_balance")
 ACCOUNTS_MAX: Final = 1_000_000
 _NUMBERS = "select array_agg(nextval('customer_number')) from generate_series(1, $1)"
-_ACCOUNTS = "insert into account (id, kind, balance) select unnest($1::text[]), 'customer', 0"
+_ACCOUNTS = """
+insert into account (id, kind, wallet, balance)
+select id, 'customer', case number % 2 when 0 then 'a' else 'b' end, 0
+from unnest($1::text[]) with ordinality as given (id, number)
+"""
 _CUSTOMERS = """
 insert into customer (email, password_hash, account)
 select email, $3, account from unnest($1::text[], $2::text[]) as given (email, account)
 """
 _TRANSFERS = """
 insert into transfer (kind, debit_account, credit_account, amount)
-select 'seed', 'external', account, $2 from unnest($1::text[]) as given (account)
+select 'seed', 'custody-' || a.wallet, a.id, $2
+from unnest($1::text[]) as given (account) join account a on a.id = account
+order by a.id
 """
 
 

@@ -1,10 +1,11 @@
 """What a portal node counts; every label set that can occur exists from the start, so that a first error shows."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from system_under_test.services.portal.routes import ROUTES, UNOBSERVED
+from system_under_test.services.portal.route import UNOBSERVED, Route
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Holds every limit that an experiment may set, exactly.
@@ -19,7 +20,7 @@ UNMATCHED: Final = "unmatched"
 class PortalMetrics:
     """The metrics of one node, in a registry of its own."""
 
-    def __init__(self, *, version: str) -> None:
+    def __init__(self, *, version: str, routes: Sequence[Route]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "savings_http_requests",
@@ -58,12 +59,12 @@ class PortalMetrics:
             "savings_build_info", "1 for the running version.", ("version",), registry=self.registry
         )
         self.build_info.labels(version).set(1)
-        for route in ROUTES:
+        for route in routes:
             if route.path not in UNOBSERVED:
                 self.duration_seconds.labels(route.method, route.path)
                 for code in route.codes:
                     self.requests.labels(route.method, route.path, str(code))
-        for kind in ("deposit", "redeem"):
+        for kind in ("deposit",):
             for outcome in ("ok", "rejected", "duplicate"):
                 self.postings.labels(kind, outcome)
 

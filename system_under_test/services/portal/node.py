@@ -24,4 +24,4 @@ class Node:
     @property
     def ready(self) -> bool:
         """Whether the balancer should send requests here."""
-        return not self.draining and self.ledger.ready
+        return not self.draining and self.ledger.database.ready

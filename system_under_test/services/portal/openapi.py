@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from system_under_test.domain.orders import KEY_PATTERN
 from system_under_test.services.portal.problems import MEDIA_TYPE
-from system_under_test.services.portal.routes import ROUTES, Route
+from system_under_test.services.portal.route import Route
+from system_under_test.services.portal.routes import ROUTES
 
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -79,7 +80,7 @@ def _response(route: Route, code: int) -> dict[str, Any]:
             response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
     elif route.answer is not None:
         response["content"] = {"application/json": {"schema": _refer(route.answer)}}
-    if route.keyed and code in {201, 422}:
+    if route.keyed and code in {201, 202, 422}:
         response["headers"] = {
             "Idempotency-Replayed": {
                 "schema": {"const": "true"},

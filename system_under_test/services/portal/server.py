@@ -18,6 +18,7 @@ from system_under_test.logs import configure_logs
 from system_under_test.services.portal.handlers import Handlers
 from system_under_test.services.portal.metrics import PortalMetrics
 from system_under_test.services.portal.node import Node
+from system_under_test.services.portal.routes import ROUTES
 from system_under_test.services.portal.serving import build_application
 from system_under_test.settings import (
     Arguments,
@@ -28,7 +29,8 @@ from system_under_test.settings import (
     Settings,
     read_settings,
 )
-from system_under_test.storage.ledger import DatabaseLimits, Ledger
+from system_under_test.storage.database import Database, DatabaseLimits
+from system_under_test.storage.ledger import Ledger
 
 # Longer than the balancer keeps an idle connection: the one that may write must be the one that closes.
 _KEEP_ALIVE_S: Final = 630.0
@@ -74,17 +76,19 @@ async def _serve(settings: PortalSettings) -> None:
         pool_size=settings.pool_size,
         acquire_within_s=settings.acquire_s,
         statement_within_s=settings.statement_s,
-        fresh_for_s=1.5,
     )
-    ledger = Ledger(
-        settings.database_url, limits, lambda ready, problem: log.info("database", ready=ready, problem=problem)
+    database = Database(
+        settings.database_url,
+        limits,
+        application=settings.instance,
+        on_change=lambda ready, problem: log.info("database", ready=ready, problem=problem),
     )
     node = Node(
         instance=settings.instance,
         version=settings.version,
         in_flight_max=settings.in_flight_max,
-        ledger=ledger,
-        metrics=PortalMetrics(version=settings.version),
+        ledger=Ledger(database),
+        metrics=PortalMetrics(version=settings.version, routes=ROUTES),
         log=log,
     )
     handlers = Handlers(node)
@@ -95,7 +99,7 @@ async def _serve(settings: PortalSettings) -> None:
         shutdown_timeout=settings.finish_s,
     )
     await runner.setup()
-    watching = asyncio.create_task(ledger.keep_connected())
+    watching = asyncio.create_task(database.keep_connected())
     try:
         await _listen(runner, settings.port)
         log.info("node.started", port=settings.port, version=settings.version)
@@ -109,7 +113,7 @@ async def _serve(settings: PortalSettings) -> None:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
-        await ledger.close()
+        await database.close()
         handlers.close()
         log.info("node.stopped", in_flight=node.in_flight)
 

@@ -3,26 +3,26 @@
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from system_under_test.services.portal import problems
-from system_under_test.services.portal.handlers import Handlers, attempt_of
+from system_under_test.services.portal.handlers import Handlers
 from system_under_test.services.portal.metrics import UNMATCHED
 from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.problems import Problem
-from system_under_test.services.portal.routes import ROUTES, UNOBSERVED, Route
-from system_under_test.storage.ledger import NotDoneError, OutcomeUnknownError
+from system_under_test.services.portal.requests import Handler, attempt_of
+from system_under_test.services.portal.route import UNOBSERVED, Route
+from system_under_test.services.portal.routes import ROUTES
+from system_under_test.storage.database import NotDoneError, OutcomeUnknownError
 
 BODY_BYTES_MAX: Final = 16 * 1024
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _ROUTE_OF: Final[Mapping[tuple[str, str], Route]] = {(route.method, route.path): route for route in ROUTES}
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_application(node: Node, handlers: Handlers) -> web.Application:

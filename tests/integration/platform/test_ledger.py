@@ -41,11 +41,11 @@ TAMPERING = {
     "a customer without a balance": "insert into account (id, kind) values ('c-x', 'customer')",
     "a transfer of nothing": (
         "insert into transfer (kind, debit_account, credit_account, amount)"
-        " values ('deposit', 'external', 'c-000001', 0)"
+        " values ('deposit', 'custody-b', 'c-000001', 0)"
     ),
     "a transfer of less than nothing": (
         "insert into transfer (kind, debit_account, credit_account, amount)"
-        " values ('deposit', 'external', 'c-000001', -5)"
+        " values ('deposit', 'custody-b', 'c-000001', -5)"
     ),
     "a transfer from an account to itself": (
         "insert into transfer (kind, debit_account, credit_account, amount)"
@@ -56,15 +56,15 @@ TAMPERING = {
     ),
     "a transfer to nowhere": (
         "insert into transfer (kind, debit_account, credit_account, amount)"
-        " values ('deposit', 'external', 'c-nowhere', 5)"
+        " values ('deposit', 'custody-b', 'c-nowhere', 5)"
     ),
     "more taken than there is": (
         "insert into transfer (kind, debit_account, credit_account, amount)"
-        " values ('redeem', 'c-000001', 'payable', 4000000000000000000)"
+        " values ('redemption', 'c-000001', 'payable-b', 4000000000000000000)"
     ),
     "a number of one's own choice": (
         "insert into transfer (seq, kind, debit_account, credit_account, amount)"
-        " values (1, 'deposit', 'external', 'c-000001', 5)"
+        " values (1, 'deposit', 'custody-b', 'c-000001', 5)"
     ),
 }
 
@@ -123,8 +123,8 @@ async def test_a_transfer_moves_both_cached_balances_in_its_own_statement(platfo
         before = dict(await owner.fetch("select id, balance from account where kind = 'customer'"))
         numbers = await owner.fetch(
             "insert into transfer (kind, debit_account, credit_account, amount) values"
-            " ('deposit', 'external', 'c-000011', 5), ('redeem', 'c-000011', 'payable', 3),"
-            " ('deposit', 'external', 'c-000012', 7) returning seq"
+            " ('deposit', 'custody-b', 'c-000011', 5), ('redeem', 'c-000011', 'payable', 3),"
+            " ('deposit', 'custody-b', 'c-000012', 7) returning seq"
         )
         rows = await owner.fetch("select id, balance, head from account where kind = 'customer'")
         after = {row["id"]: row["balance"] for row in rows}
@@ -228,7 +228,7 @@ async def test_the_dump_is_the_whole_ledger_of_one_moment(platform: Platform, tm
             while not stop.is_set():
                 await owner.execute(
                     "insert into transfer (kind, debit_account, credit_account, amount)"
-                    " values ('deposit', 'external', 'c-000017', 1)"
+                    " values ('deposit', 'custody-b', 'c-000017', 1)"
                 )
 
         group.create_task(order())

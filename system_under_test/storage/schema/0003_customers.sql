@@ -11,7 +11,9 @@ create table customer (
 create table session (
     token_hash bytea primary key check (length(token_hash) = 32),
     account text not null references account (id),
-    expires_at timestamptz not null
+    expires_at timestamptz not null,
+    -- The reopening of the service that it was last synchronised with.
+    epoch bigint not null default 0
 );
 create index session_of_account on session (account, expires_at);
 

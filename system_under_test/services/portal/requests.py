@@ -1,0 +1,101 @@
+"""What handlers read from a request, and the answers they share; refusals are raised as `Problem`."""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from system_under_test.domain.orders import is_key
+from system_under_test.services.portal import problems
+from system_under_test.services.portal.problems import Problem
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="savings"'}
+_COUNT: Final = re.compile(r"[0-9]{1,6}")
+
+
+def attempt_of(request: web.Request) -> int:
+    """Which try of the balancer this is, from 1; 1 as well when it does not say."""
+    text = request.headers.get("x-envoy-attempt-count", "1")
+    return int(text) if _COUNT.fullmatch(text) else 1
+
+
+def bearer_hash(request: web.Request) -> bytes:
+    """The hash of the session's token; only that is stored: who reads the table cannot act for anybody.
+
+    Raises:
+        Problem: no token was sent.
+    """
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Problem(
+            problems.UNAUTHENTICATED,
+            "Send Authorization: Bearer and a session's token.",
+            headers=CHALLENGE,
+        )
+    return hash_token(token.strip())
+
+
+def hash_token(token: str) -> bytes:
+    """What is stored of a token, 32 bytes."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def expired() -> Problem:
+    """The refusal of a token that no session has."""
+    return Problem(problems.UNAUTHENTICATED, "No such session, or it has expired.", headers=CHALLENGE)
+
+
+def idempotency_key(request: web.Request) -> str:
+    """The request's Idempotency-Key.
+
+    Raises:
+        Problem: none, several, or a malformed one.
+    """
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        raise Problem(
+            problems.KEY_MISSING,
+            "Send an Idempotency-Key, so that the order can be sent again without happening twice.",
+            field="Idempotency-Key",
+        )
+    if len(keys) > 1 or not is_key(keys[0]):
+        raise Problem(
+            problems.KEY_MALFORMED,
+            "An Idempotency-Key is 1 to 255 visible ASCII characters, sent once.",
+            field="Idempotency-Key",
+        )
+    return keys[0]
+
+
+def key_reused() -> Problem:
+    """The refusal of a key that was used for another order."""
+    return Problem(problems.KEY_REUSED, "This Idempotency-Key was used for another order.", field="Idempotency-Key")
+
+
+async def read_body(request: web.Request, model: type[ModelT]) -> ModelT:
+    """The request's body.
+
+    Raises:
+        Problem: it is no JSON, or not what `model` says; names the field.
+    """
+    if request.content_type != "application/json":
+        raise Problem(problems.NOT_JSON, "Send the body as application/json.", field="Content-Type")
+    try:
+        return model.model_validate_json(await request.read())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise Problem(problems.MALFORMED_JSON, first["msg"]) from error
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Problem(problems.INVALID_FIELD, f"{where}: {first['msg']}", field=where) from error
+
+
+def answer(model: BaseModel, *, status: int = 200) -> web.Response:
+    """`model` as JSON."""
+    return web.Response(text=model.model_dump_json(), status=status, content_type="application/json")

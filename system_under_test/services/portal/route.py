@@ -1,0 +1,30 @@
+"""One operation of the portal as data: it is served, described, counted and initialised from this."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import BaseModel
+
+Method = Literal["GET", "POST", "DELETE"]
+BODY_CODES: Final = (400, 413, 415)
+UNAVAILABLE: Final = (500, 503)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One operation. `business` routes are what customers come for: they count as in flight and may be shed."""
+
+    method: Method
+    path: str
+    operation: str
+    summary: str
+    codes: tuple[int, ...]
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+    authenticated: bool = False
+    keyed: bool = False
+    business: bool = True
+
+
+UNOBSERVED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked by machines several times a second: neither logged nor counted."""

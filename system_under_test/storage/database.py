@@ -1,0 +1,167 @@
+"""A process's way to the database: one function call, one statement, one round trip for each thing it does.
+
+Every failure says whether the thing may have happened:
+
+    no connection in time            NotDoneError         certainly not
+    the database rolled it back      NotDoneError         certainly not
+    a lease was lost                 FencedError          certainly not
+    connection lost, no answer       OutcomeUnknownError  perhaps
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+_CONNECT_WITHIN_S: Final = 1.0
+_PING_EVERY_S: Final = 0.25
+_CLOSE_WITHIN_S: Final = 1.0
+_FENCED: Final = "SV001"
+# The database gives up before its client does, because its refusal is certain and a missing answer is not.
+_CLIENT_MARGIN_S: Final = 1.0
+_ROLLED_BACK: Final = (
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.SerializationError,
+)
+_LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that the server has just given up and that is not closed yet
+    OSError,
+    TimeoutError,
+)
+
+
+class NotDoneError(Exception):
+    """The database was not asked, or rolled back what it was asked: nothing happened."""
+
+
+class FencedError(NotDoneError):
+    """The lease that this was to be done under is no longer ours: nothing happened."""
+
+
+class OutcomeUnknownError(Exception):
+    """The database was asked and no answer came: it may have happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseLimits:
+    """How much of the database one process takes, and how long it waits for it."""
+
+    pool_size: int
+    acquire_within_s: float
+    statement_within_s: float
+    fresh_for_s: float = 1.5
+
+
+class Database:
+    """A pool of connections that is opened, watched and opened again by `keep_connected`."""
+
+    def __init__(
+        self, url: str, limits: DatabaseLimits, *, application: str, on_change: Callable[[bool, str], None]
+    ) -> None:
+        self._url = url
+        self._limits = limits
+        self._application = application
+        self._pool: Any = None
+        self._answered_s = -float("inf")
+        self._on_change = on_change
+        self._was_ready = False
+        self.ping_s = 0.0
+        """How long the database took for its newest sign of life."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the database answered recently."""
+        return time.monotonic() - self._answered_s < self._limits.fresh_for_s
+
+    async def keep_connected(self) -> None:
+        """Opens the pool, then asks the database for a sign of life four times a second; runs until cancelled."""
+        while True:
+            problem = ""
+            try:
+                started_s = time.monotonic()
+                await self._ping()
+                self._answered_s = time.monotonic()
+                self.ping_s = self._answered_s - started_s
+            except (*_LOST, asyncpg.PostgresError) as error:
+                problem = f"{type(error).__name__}: {error}"
+            if self.ready != self._was_ready:
+                self._was_ready = self.ready
+                self._on_change(self._was_ready, problem)
+            await asyncio.sleep(_PING_EVERY_S)
+
+    async def close(self) -> None:
+        """Closes all connections, by force where one is still busy after a second."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), _CLOSE_WITHIN_S)
+            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                self._pool.terminate()
+
+    async def row(self, statement: str, *arguments: Any) -> Any:
+        """The first row that `statement` gives; None where it gives none.
+
+        Raises:
+            NotDoneError: nothing happened; `FencedError` where a lease was lost.
+            OutcomeUnknownError: no answer came.
+            asyncpg.PostgresError: the statement itself was refused.
+        """
+        rows = await self.rows(statement, *arguments)
+        return rows[0] if rows else None
+
+    async def rows(self, statement: str, *arguments: Any) -> Sequence[Any]:
+        """Every row that `statement` gives; raises as `row` does."""
+        if self._pool is None:
+            raise NotDoneError("the database has not been reached yet")
+        try:
+            connection = await self._pool.acquire(timeout=self._limits.acquire_within_s)
+        except (*_LOST, asyncpg.PostgresError) as error:
+            raise NotDoneError(f"no connection to the database: {error or 'all are in use'}") from error
+        try:
+            rows: Sequence[Any] = await connection.fetch(
+                statement, *arguments, timeout=self._limits.statement_within_s + _CLIENT_MARGIN_S
+            )
+        except _ROLLED_BACK as error:
+            raise NotDoneError(f"the database gave up: {error}") from error
+        except _LOST as error:
+            raise OutcomeUnknownError(f"the database did not answer: {error or 'time limit'}") from error
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == _FENCED:
+                raise FencedError(str(error)) from error
+            raise
+        finally:
+            # What is released broken is replaced at its next use; that the release fails too says nothing new.
+            with suppress(*_LOST, asyncpg.PostgresError):
+                await self._pool.release(connection, timeout=_CLOSE_WITHIN_S)
+        self._answered_s = time.monotonic()
+        return rows
+
+    async def _ping(self) -> None:
+        if self._pool is None:
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=min(2, self._limits.pool_size),
+                max_size=self._limits.pool_size,
+                timeout=_CONNECT_WITHIN_S,
+                command_timeout=self._limits.statement_within_s + _CLIENT_MARGIN_S,
+                server_settings={
+                    "application_name": self._application,
+                    "statement_timeout": f"{self._limits.statement_within_s * 1000:.0f}",
+                },
+                # A statement leaves nothing behind that a reset, one more round trip each time, would clear.
+                reset=_nothing_to_reset,
+            )
+        async with self._pool.acquire(timeout=_CONNECT_WITHIN_S) as connection:
+            await connection.execute("select 1", timeout=_CONNECT_WITHIN_S)
+
+
+async def _nothing_to_reset(_connection: Any) -> None:
+    return

@@ -1,0 +1,70 @@
+"""One active process of several, for as long as it renews its lease in the database.
+
+The lease only decides who tries. That nothing is done twice, even by a process that was frozen past its lease and then
+thawed, is decided where the effect is: each effect names its token, and the database refuses an old one.
+"""
+
+import asyncio
+import secrets
+import time
+from typing import Final
+
+import structlog
+
+from system_under_test.storage.database import Database, NotDoneError, OutcomeUnknownError
+
+DURATION_S: Final = 1.5
+"""How long a killed holder keeps the others waiting at most."""
+_RENEWALS: Final = 5
+"""Tries to renew within one duration: a slow answer or two must not cost the lease."""
+
+
+class Lease:
+    """A named lease, taken and renewed by `keep`; `token` is None while another process holds it."""
+
+    def __init__(self, database: Database, name: str, *, instance: str, log: structlog.stdlib.BoundLogger) -> None:
+        self._database = database
+        self._name = name
+        # A process that was started again under the same name must not take its past self's token for its own.
+        self.holder = f"{instance}/{secrets.token_hex(4)}"
+        self._log = log
+        self._token: int | None = None
+        self._until_s = -float("inf")
+        self.changed = asyncio.Event()
+        """Set when the lease was won or lost; whoever waits for it clears it."""
+
+    @property
+    def token(self) -> int | None:
+        """The token to act under, None when it is not, or no longer certainly, ours."""
+        return self._token if time.monotonic() < self._until_s else None
+
+    async def keep(self) -> None:
+        """Takes the lease when it is free and renews it while it is ours; runs until cancelled."""
+        while True:
+            asked_s = time.monotonic()
+            try:
+                row = await self._database.row(
+                    "select take_lease($1, $2, $3) as token", self._name, self.holder, DURATION_S
+                )
+            except (NotDoneError, OutcomeUnknownError) as error:
+                self._log.warning("lease.unanswered", lease=self._name, problem=str(error))
+            else:
+                # Counted from before the question: the database counts from later.
+                self._take(row["token"], until_s=asked_s + DURATION_S)
+            await asyncio.sleep(DURATION_S / _RENEWALS)
+
+    async def release(self) -> None:
+        """Gives the lease back, where it is ours; a database that does not answer lets it expire by itself."""
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                await self._database.row("select release_lease($1, $2)", self._name, token)
+            except (NotDoneError, OutcomeUnknownError) as error:
+                self._log.warning("lease.not_released", lease=self._name, problem=str(error))
+
+    def _take(self, token: int | None, *, until_s: float) -> None:
+        self._until_s = until_s
+        if token != self._token:
+            self._token = token
+            self._log.info("lease.taken" if token is not None else "lease.lost", lease=self._name, token=token)
+            self.changed.set()

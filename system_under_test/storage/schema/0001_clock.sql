@@ -1,0 +1,63 @@
+-- Business time: what customers and the calendar go by. It is piecewise linear in wall time and never runs backwards;
+-- an operator changes it by adding a piece that begins now.
+
+create table business_clock (
+    wall timestamptz primary key,
+    business timestamptz not null,
+    -- Business seconds in a wall second.
+    rate double precision not null check (rate > 0 and rate <= 1000000)
+);
+
+-- The hours whose interest has been begun. Here, because no transfer may be dated before the end of such an hour.
+create table accrual_hour (
+    hour timestamptz primary key check (hour = date_trunc('hour', hour, 'UTC')),
+    started_at timestamptz not null default clock_timestamp(),
+    finished_at timestamptz,
+    accounts bigint not null default 0,
+    credited bigint not null default 0
+);
+
+-- The business time of a moment of wall time; before the first piece it stands still.
+create function business_time(p_wall timestamptz) returns timestamptz
+language sql stable set search_path = public, pg_temp as $$
+    select c.business + greatest(p_wall - c.wall, interval '0') * c.rate
+    from business_clock c
+    order by c.wall <= p_wall desc, case when c.wall <= p_wall then c.wall end desc, c.wall
+    limit 1
+$$;
+
+-- When that business time will be (or was), on the clock as it runs now.
+create function wall_time(p_business timestamptz) returns timestamptz
+language sql stable set search_path = public, pg_temp as $$
+    select c.wall + (p_business - c.business) / c.rate from business_clock c order by c.wall desc limit 1
+$$;
+
+-- What a transfer is dated with: now, and never before the end of an hour whose interest has been begun, or a wall
+-- clock that was set back would put money into an hour that is over.
+create function business_now() returns timestamptz
+language sql volatile set search_path = public, pg_temp as $$
+    select greatest(
+        business_time(clock_timestamp()), (select max(h.hour) + interval '1 hour' from accrual_hour h))
+$$;
+
+-- Lets business time go on from `p_business` at `p_rate` (each as it is when null); gives the business time from which it goes on.
+create function set_business_clock(p_business timestamptz, p_rate double precision) returns timestamptz
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+    v_wall timestamptz;
+    v_last business_clock;
+    v_now timestamptz;
+begin
+    perform pg_advisory_xact_lock(hashtext('business_clock'));
+    select * into v_last from business_clock order by wall desc limit 1;
+    v_wall := greatest(clock_timestamp(), v_last.wall + interval '1 microsecond');
+    v_now := coalesce(business_time(v_wall), v_wall);
+    if p_business < v_now then
+        raise exception 'business time is %: it cannot go back to %', v_now, p_business
+            using errcode = 'invalid_parameter_value', hint = 'Only a time that has not been yet can be chosen.';
+    end if;
+    insert into business_clock (wall, business, rate)
+        values (v_wall, coalesce(p_business, v_now), coalesce(p_rate, v_last.rate, 1));
+    return coalesce(p_business, v_now);
+end
+$$;

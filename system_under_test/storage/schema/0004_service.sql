@@ -1,0 +1,67 @@
+-- What the whole service is doing, and who may act for it.
+
+-- One row. Read within each request's own statement, so that no node can act on what was true a moment ago.
+create table service_state (
+    one boolean primary key default true check (one),
+    -- Of the maintenance window under way; `open` when there is none.
+    stage text not null default 'open' check (stage in ('open', 'draining', 'closed', 'verifying')),
+    -- Whether the ledger is verified: the newest reconciliation passed, covered what it had to, and nothing failed since.
+    gate text not null default 'open' check (gate in ('open', 'shut')),
+    gate_reason text not null default '',
+    -- Counts the reopenings; a session is synchronised when it has the current one.
+    epoch bigint not null default 0,
+    changed_at timestamptz not null default clock_timestamp()
+);
+insert into service_state default values;
+
+-- Whether dashboards and reads are served; intake and status always are.
+create function reads_are_open() returns boolean
+language sql stable set search_path = public, pg_temp as $$
+    select s.stage in ('open', 'draining') and s.gate = 'open' from service_state s
+$$;
+
+-- Whether redemptions are settled now; what is queued meanwhile waits.
+create function settling_is_on() returns boolean
+language sql stable set search_path = public, pg_temp as $$
+    select s.stage = 'open' and s.gate = 'open' from service_state s
+$$;
+
+-- One active process of several: the holder of an unexpired lease. The token grows with every change of holder, and
+-- every effect names the token it acts under; a process that was frozen past its lease acts with an old one.
+create table lease (
+    name text primary key,
+    holder text not null,
+    token bigint not null,
+    expires_at timestamptz not null
+);
+insert into lease (name, holder, token, expires_at)
+    select name, '', 0, '-infinity' from unnest(array['accrual', 'settlement']) as named (name);
+
+-- Takes or renews a lease for `p_seconds`; gives its token, null while another holds it.
+create function take_lease(p_name text, p_holder text, p_seconds double precision) returns bigint
+language sql volatile security definer set search_path = public, pg_temp as $$
+    update lease
+    set holder = p_holder,
+        token = case when holder = p_holder and expires_at > clock_timestamp() then token else token + 1 end,
+        expires_at = clock_timestamp() + make_interval(secs => p_seconds)
+    where name = p_name and (holder = p_holder or expires_at <= clock_timestamp())
+    returning token
+$$;
+
+-- Gives a lease back at once, so that a planned stop costs no waiting.
+create function release_lease(p_name text, p_token bigint) returns void
+language sql volatile security definer set search_path = public, pg_temp as $$
+    update lease set expires_at = clock_timestamp() where name = p_name and token = p_token
+$$;
+
+-- Raises SV001 unless `p_token` is in force; it stays in force until the transaction ends, because nobody can take the
+-- lease while its row is locked.
+create function require_lease(p_name text, p_token bigint) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    perform from lease l where l.name = p_name and l.token = p_token and l.expires_at > clock_timestamp() for share;
+    if not found then
+        raise exception 'fenced: token % of the lease % is no longer in force', p_token, p_name using errcode = 'SV001';
+    end if;
+end
+$$;

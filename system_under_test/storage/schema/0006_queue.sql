@@ -1,0 +1,1 @@
+-- The queue of redemptions and their settlement.

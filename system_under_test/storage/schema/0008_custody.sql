@@ -1,0 +1,1 @@
+-- Payouts from the custody wallets, under manifests that two signers signed.

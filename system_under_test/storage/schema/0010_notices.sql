@@ -1,0 +1,1 @@
+-- Notices to customers, in an outbox.

@@ -1,0 +1,1 @@
+-- Sealed batches and the record of the ledger's verification.

@@ -1,0 +1,1 @@
+-- Log-in limits, log-out and the synchronisation of sessions.
