@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chaos.targets.models import Action, Reading, Request, Role, TopologyFile
-from chaos.targets.templates import BUILT_IN, OF_FINAL, OF_INSTANCE, OF_RUN, is_reference, names_in
+from chaos.targets.templates import BUILT_IN, OF_FINAL, OF_INSTANCE, OF_RUN, is_reference, names_in, numbered
 from chaos.wording import Place, suggest
 
 Problem = tuple[Place, str]
@@ -75,7 +75,7 @@ def cross_check(file: TopologyFile, names: Names) -> list[Problem]:
 
 def _check_role(place: Place, role: Role, names: Names) -> Iterator[Problem]:
     texts = {"command": role.command or [], "env": role.env, "cwd": role.cwd}
-    yield from _check_texts(place, texts, OF_INSTANCE, role.ports, names)
+    yield from _check_texts(place, texts, OF_INSTANCE, role.ports, names, count=role.count)
     for number, needed in enumerate(role.needs):
         if needed not in names.roles:
             yield (*place, "needs", number), f"no role called {needed!r}; {suggest(needed, names.roles)}"
@@ -109,7 +109,7 @@ def dependencies(file: TopologyFile) -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for name, role in file.roles.items():
         texts = [*(role.command or []), *role.env.values(), role.cwd]
-        references = {reference for text in texts for reference in names_in(text) if "." in reference}
+        references = {numbered(name, 1) for text in texts for name in names_in(text) if "." in name}
         if role.ready is not None and role.ready.dsn is not None and is_reference(role.ready.dsn):
             references.add(role.ready.dsn)
         of_outputs = {
@@ -131,14 +131,21 @@ def _check_cycle(file: TopologyFile) -> Iterator[Problem]:
 
 
 def _check_texts(
-    place: Place, texts: Mapping[str, Any], single: frozenset[str], ports: Iterable[str], names: Names
+    place: Place,
+    texts: Mapping[str, Any],
+    single: frozenset[str],
+    ports: Iterable[str],
+    names: Names,
+    *,
+    count: int = 0,
 ) -> Iterator[Problem]:
-    """Problems of every `${...}` in commands, environments and the like."""
+    """Problems of every `${...}` in commands, environments and the like; `count` of what has numbered instances."""
     for key, value in texts.items():
         for inner, text in _texts_in((*place, key), value):
             for name in names_in(text):
-                if problem := _check_template(name, single, ports, names):
-                    yield inner, problem
+                for meant in dict.fromkeys(numbered(name, number) for number in range(1, count + 1)) or [name]:
+                    if problem := _check_template(meant, single, ports, names):
+                        yield inner, problem
 
 
 def _texts_in(place: Place, value: Any) -> Iterator[tuple[Place, str]]:

@@ -14,7 +14,7 @@ from chaos.errors import TargetError
 from chaos.targets.crosschecks import check_host
 from chaos.targets.models import Request, Role
 from chaos.targets.target import Instance
-from chaos.targets.templates import expand, expand_all, is_reference
+from chaos.targets.templates import expand, expand_all, is_reference, numbered
 from chaos.targets.topology import Topology
 
 ASK_LIMIT_S: Final = 2.0
@@ -103,7 +103,8 @@ class System:
             "data_dir": str(data_dir),
             **{f"port.{name}": str(port) for name, port in instance.ports.items()},
         }
-        return lambda name: own[name] if name in own else self.look_up(name)
+        number = int(instance.name.rpartition("-")[2])
+        return lambda name: own[name] if name in own else self.look_up(numbered(name, number))
 
     def url(self, text: str) -> str:
         """The address that `url:` means.

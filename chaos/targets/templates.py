@@ -13,6 +13,9 @@ OF_INSTANCE: Final = OF_RUN | {"port", "instance", "zone", "data_dir"}
 BUILT_IN: Final = frozenset({"addresses", "url", "port"})
 """What every role of ours offers as `${role.NAME}` without a launcher: it is known before anything starts."""
 
+INDEX: Final = "[index]"
+"""Within `${role.output}` of an instance: its number, so that each instance of a role can be given its own."""
+
 
 def names_in(text: str) -> Iterator[str]:
     """The names between `${` and `}`, in order."""
@@ -34,6 +37,11 @@ def expand_all(value: Any, look_up: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {key: expand_all(item, look_up) for key, item in value.items()}
     return value
+
+
+def numbered(name: str, number: int) -> str:
+    """The name as instance `number` means it: `db.signer_[index]_dsn` is `db.signer_2_dsn` for the second."""
+    return name.replace(INDEX, str(number))
 
 
 def is_reference(text: str) -> bool:

@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/readyz":
             self._answer(503 if MODE == "never-ready" else 200, {"ready": MODE != "never-ready"})
         elif self.path == "/healthz":
-            env = {key: value for key, value in os.environ.items() if key.startswith(("HOLDFAST_", "GIVEN"))}
+            env = {key: value for key, value in os.environ.items() if key.startswith(("HOLDFAST_", "GIVEN", "OWN"))}
             self._answer(200, {"version": os.environ.get("VERSION", "v0"), "env": env, "argv": sys.argv[1:]})
         elif self.path == "/status":
             self._answer(200, {"now": {"stage": stage[0], "posts": len(posts)}})
@@ -97,7 +97,9 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     ready_file = Path(os.environ["HOLDFAST_READY_FILE"])
     partial = ready_file.with_suffix(".partial")
-    partial.write_text(json.dumps({"token": f"token-of-{INSTANCE}-{os.getpid()}", "port": server.server_port}))
+    token = f"token-of-{INSTANCE}-{os.getpid()}"
+    own = {f"token_{number}": f"{token}-for-{number}" for number in (1, 2)}
+    partial.write_text(json.dumps({"token": token, "port": server.server_port, **own}))
     partial.rename(ready_file)
     server.serve_forever(poll_interval=0.02)
     say(f"{INSTANCE} ends in order")

@@ -36,11 +36,15 @@ async def test_roles_start_after_what_they_need_and_get_its_outputs(workshop: Wo
                 "ready": {"http": "/readyz"},
                 "version": {"http": "/healthz", "field": "version"},
                 "ports": ["admin"],
-                "env": {"GIVEN": "${base.token} ${worker.addresses} ${port} ${port.admin} ${zone}", "VERSION": "v1"},
+                "env": {
+                    "GIVEN": "${base.token} ${worker.addresses} ${port} ${port.admin} ${zone}",
+                    "OWN": "${base.token_[index]}",
+                    "VERSION": "v1",
+                },
             },
             "side": {"ready": {"tcp": True}},
         },
-        outputs={"base": ["token"]},
+        outputs={"base": ["token", "token_1", "token_2"]},
     )
     async with workshop.opened(path) as opened:
         target = opened.target
@@ -54,6 +58,7 @@ async def test_roles_start_after_what_they_need_and_get_its_outputs(workshop: Wo
         addresses = f"127.0.0.1:{one.port}@a,127.0.0.1:{two.port}@b"
         env = (await healthz(opened, "worker-2"))["env"]
         assert env["GIVEN"] == f"{target.output('base.token')} {addresses} {two.port} {two.ports['admin']} b"
+        assert env["OWN"] == f"{target.output('base.token')}-for-2"
         assert env["HOLDFAST_INSTANCE"] == "worker-2"
         assert env["HOLDFAST_PORT"] == str(two.port)
         assert env["HOLDFAST_PORT_ADMIN"] == str(two.ports["admin"])

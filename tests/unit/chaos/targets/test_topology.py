@@ -240,3 +240,14 @@ def test_a_wrong_value_of_an_override_is_not_blamed_on_the_file(tmp_path: Path) 
     (found,) = problems(tmp_path, GOOD, {"portal.env.NEW": "${nothing}"})
     assert found.startswith("t.yaml:18: roles.portal.env.NEW: ${nothing} is not known here; ")
     assert found.endswith("(set by the override portal.env.NEW)")
+
+
+def test_each_instance_can_be_given_its_own_output(tmp_path: Path) -> None:
+    """`[index]` is known for all three instances or told for the one that lacks it; the order of start knows it too."""
+    own = GOOD.replace('DATABASE_URL: "${postgres.dsn}"', 'DATABASE_URL: "${postgres.dsn_[index]}"')
+    whole = own.replace("postgres: [dsn, admin_dsn]", "postgres: [dsn, admin_dsn, dsn_1, dsn_2, dsn_3]")
+    assert load_text(tmp_path, whole.replace("needs: [migrate]", "needs: []")).needs()["portal"] == {"postgres"}
+    short = own.replace("postgres: [dsn, admin_dsn]", "postgres: [dsn, admin_dsn, dsn_1, dsn_3]")
+    assert [problem.partition(";")[0] for problem in problems(tmp_path, short)] == [
+        "t.yaml:18: roles.portal.env.DATABASE_URL: ${postgres.dsn_2}: 'postgres' has no output called 'dsn_2'"
+    ]
