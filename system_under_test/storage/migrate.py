@@ -88,7 +88,9 @@ async def migrate(connection: Any, steps: Sequence[Step]) -> tuple[Step, ...]:
         missing = tuple(step for step in steps if step.version not in applied)
         for step in missing:
             async with connection.transaction():
-                await connection.execute(step.sql)
+                # Names mean the public schema's; and a step that so far only says what it is for, which would
+                # be no statement at all, can be executed too.
+                await connection.execute(f"set local search_path = public; {step.sql}")
                 await connection.execute(
                     "insert into schema_step (version, name, digest) values ($1, $2, $3)",
                     step.version,
