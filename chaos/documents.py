@@ -1,7 +1,7 @@
-"""Experiment and topology files: strict YAML in, checked models out, and every problem at once with its line.
+"""Experiment and topology files: strict YAML in, plain data with its lines out.
 
     load(path) -> Document (data, and the line of every key and item)
-    validate(document, model) -> the model, or ExperimentError with all problems:
+    document.problem(place, text) ->
     `kill-node.yaml:14: faults.0.every: expected a duration such as 250ms, 3s or 1m30s, got 5`
 
 YAML here means mappings, lists, text, numbers, true, false and null as in YAML 1.2: `on` and `no` are text, `010` and
@@ -9,21 +9,18 @@ YAML here means mappings, lists, text, numbers, true, false and null as in YAML 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from chaos.errors import ExperimentError
-from chaos.wording import Place, relevant, say
+from chaos.wording import Place
 
 SIZE_LIMIT_BYTES: Final = 1024 * 1024
 DEPTH_LIMIT: Final = 40
-
-Model = TypeVar("Model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +43,14 @@ class Document:
         """A problem in the form that all of them have: file, line, key, text."""
         note = next((note for inside, note in self.notes.items() if place[: len(inside)] == inside), None)
         return f"{self.path}:{self.line(place)}: {_dotted(place)}{text}{f' ({note})' if note else ''}"
+
+    def in_order(self, problems: Iterable[str]) -> list[str]:
+        """Problems of this file, each once, in order of lines; first those that have none."""
+        return sorted(set(problems), key=self._line_and_text)
+
+    def _line_and_text(self, problem: str) -> tuple[int, str]:
+        line, _, text = problem.removeprefix(f"{self.path}:").partition(":")
+        return (int(line), text) if line.isdigit() else (0, problem)
 
 
 def load(path: Path) -> Document:
@@ -194,27 +199,3 @@ def _construct_mapping(
 
 def _dotted(place: Place) -> str:
     return ".".join(map(str, place)) + ": " if place else ""
-
-
-def validate(document: Document, model: TypeAdapter[Model] | type[Model]) -> Model:
-    """The document's data as the model says.
-
-    Raises:
-        ExperimentError: every problem found, each with its line, in order of lines.
-    """
-    adapter: TypeAdapter[Model] = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
-    try:
-        return adapter.validate_python(document.data)
-    except ValidationError as error:
-        raise ExperimentError(problems_of(document, adapter, error)) from error
-
-
-def problems_of(document: Document, adapter: TypeAdapter[Any], error: ValidationError) -> list[str]:
-    """Pydantic's findings as problems of the document, in order of lines."""
-    schema = adapter.json_schema()
-    found: dict[tuple[int, Place, str], None] = {}
-    for place, details in relevant(document.data, error):
-        line = document.line(place)
-        found[line, place, say(schema, document.data, place, details)] = None
-    ordered = sorted(found, key=lambda entry: (entry[0], [str(part) for part in entry[1]]))
-    return [document.problem(place, text) for _line, place, text in ordered]

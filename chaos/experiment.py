@@ -1,21 +1,23 @@
 """The experiment file: what load, which faults when, and what must hold meanwhile.
 
-experiment.yaml -> Document -> Experiment, or every problem at once with its line
+experiment.yaml -> Document -> Salvaged -> Experiment, or every problem at once with its line
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, create_model
 
-from chaos.documents import Document, load, validate
+from chaos.crosschecks import beside, cross_check
+from chaos.documents import load
 from chaos.errors import ExperimentError
 from chaos.faults.fault import FAULTS
 from chaos.guardrails import GUARDRAILS
 from chaos.parameters import Strict, written_as
+from chaos.salvage import Salvaged, salvage
 from metrics.units import PerSecond, PositiveSeconds, Seconds
 
 if TYPE_CHECKING:
@@ -34,19 +36,16 @@ class Probe(Strict):
 
 
 class Load(Strict):
-    """What clients do: Locust users of `locustfile`, with arrivals on schedule whatever earlier requests do."""
+    """What clients do: Locust users of `locustfile`, with arrivals on schedule whatever earlier requests do.
+
+    These two go together, or there are only probes.
+    """
 
     locustfile: str | None = None
     arrivals: PerSecond | None = None
     users: Annotated[int, Field(ge=1, le=50_000)] = 100
     """The most operations in flight at a time."""
     probe: Probe = Probe()
-
-    @model_validator(mode="after")
-    def _go_together(self) -> Self:
-        if (self.locustfile is None) != (self.arrivals is None):
-            raise ValueError("locustfile and arrivals go together: give both, or neither to have only probes")
-        return self
 
 
 class Phases(Strict):
@@ -60,24 +59,20 @@ class Phases(Strict):
 
 
 class Schedule(Strict):
-    """When a fault plays: first `at`, then `every`, at most `times`, each up to `jitter` later."""
+    """When a fault plays: first `at`, then `every`, at most `times` (needs `every`), each up to `jitter` later."""
 
     at: Seconds = 0.0
     every: PositiveSeconds | None = None
     times: Annotated[int, Field(ge=1, le=10_000)] | None = None
     jitter: Seconds = 0.0
 
-    @model_validator(mode="after")
-    def _repeats_have_a_distance(self) -> Self:
-        if self.every is None and (self.times or 1) > 1:
-            raise ValueError("times needs every: how far the occurrences are apart")
-        return self
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultEntry:
     """One entry under `faults`: which fault, with what parameters, when."""
 
+    index: int
+    """Its position in the file."""
     name: str
     fault: "Fault"
     params: Mapping[str, Any]
@@ -87,12 +82,15 @@ class FaultEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """A valid experiment; paths are absolute, `seed` is None where the file gives none."""
+    """An experiment; paths are absolute, `seed` is None where the file gives none.
+
+    `written` tells what its file says; where that has findings, this is what could be made of the rest.
+    """
 
     title: str
     description: str
     source: Path
-    document: Document
+    written: Salvaged[Any]
     target: Path
     seed: int | None
     load: Load
@@ -106,7 +104,7 @@ class Experiment:
     @property
     def locustfile(self) -> Path | None:
         """The file with the users, absolute."""
-        return None if self.load.locustfile is None else _beside(self.source, self.load.locustfile)
+        return None if self.load.locustfile is None else beside(self.source, self.load.locustfile)
 
 
 def load_experiment(path: Path, *, target: Path | None = None) -> Experiment:
@@ -115,58 +113,46 @@ def load_experiment(path: Path, *, target: Path | None = None) -> Experiment:
     Raises:
         ExperimentError: with every problem, each naming file, line, what was expected and what to do.
     """
+    experiment = draft_experiment(path, target=target)
+    if experiment.written.findings:
+        raise ExperimentError(experiment.written.problems())
+    return experiment
+
+
+def draft_experiment(path: Path, *, target: Path | None = None) -> Experiment:
+    """The experiment in the file `path` as far as it can be understood: `written` has everything that is wrong with it.
+
+    Raises:
+        ExperimentError: it is no YAML file.
+    """
     document = load(path)
-    problems = [*_expectation_problems(document), *_missing_files(document, path)]
-    try:
-        model = validate(document, _file_model())
-    except ExperimentError as error:
-        raise ExperimentError([*error.problems, *problems]) from error
-    if problems:
-        raise ExperimentError(problems)
-    return _resolve(path, document, model, target)
+    written = salvage(
+        document,
+        TypeAdapter(_file_model(checked=True)),
+        unchecked=TypeAdapter(_file_model(checked=False)),
+        spare={"title": "untitled", "target": "nowhere", "expect": [None]},
+    )
+    return _resolve(path, written.also(cross_check(written)), target)
 
 
 def experiment_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of an experiment file, for editors."""
     from metrics.checkers import expectation_schema
 
-    schema = _file_model().model_json_schema(by_alias=True)
+    schema = _file_model(checked=True).model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Holdfast experiment"
     schema["properties"]["expect"]["items"] = expectation_schema()
     return schema
 
 
-def _expectation_problems(document: Document) -> list[str]:
-    """What is wrong with the entries of `expect`, which their checkers know best."""
-    from metrics.checkers import ExpectationError, parse_expectation
-
-    entries = document.data.get("expect")
-    problems = []
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        try:
-            parse_expectation(entry)
-        except ExpectationError as error:
-            problems += [
-                document.problem(("expect", index, *problem.path), problem.message) for problem in error.problems
-            ]
-    return problems
-
-
-def _missing_files(document: Document, path: Path) -> list[str]:
-    """A locustfile that is not there would only be noticed when the target runs."""
-    load = document.data.get("load")
-    locustfile = load.get("locustfile") if isinstance(load, dict) else None
-    if not isinstance(locustfile, str) or _beside(path, locustfile).is_file():
-        return []
-    return [document.problem(("load", "locustfile"), f"no such file: {_beside(path, locustfile)}")]
-
-
 @cache
-def _file_model() -> type[BaseModel]:
+def _file_model(*, checked: bool) -> type[BaseModel]:
     """Built on first use, since it lists every registered fault and guardrail."""
-    fault_entry: Any = _one_of("FaultEntry", Schedule, {name: FAULTS[name] for name in FAULTS})
-    guardrail_entry: Any = _one_of("GuardrailEntry", Strict, {name: GUARDRAILS[name] for name in GUARDRAILS})
+    faults = {name: written_as(FAULTS[name], checked=checked) for name in FAULTS}
+    guardrails = {name: written_as(GUARDRAILS[name], checked=checked) for name in GUARDRAILS}
+    fault_entry: Any = _any_of("FaultEntry", Schedule, faults)
+    guardrail_entry: Any = _any_of("GuardrailEntry", Strict, guardrails)
     fields: dict[str, Any] = {
         "title": (str, Field(min_length=1, max_length=200)),
         "description": (str, ""),
@@ -183,36 +169,28 @@ def _file_model() -> type[BaseModel]:
     return create_model("ExperimentFile", __base__=Strict, **fields)
 
 
-def _one_of(name: str, base: type[BaseModel], choices: Mapping[str, type[Any]]) -> type[BaseModel]:
-    """A model in which exactly one of `choices` is given, beside the fields of `base`."""
-
-    def exactly_one(self: BaseModel) -> BaseModel:
-        given = [choice for choice in choices if getattr(self, choice) is not None]
-        if len(given) != 1:
-            wrong = f"has {' and '.join(given)}" if given else "names none"
-            raise ValueError(f"an entry names exactly one of {', '.join(choices)}; this one {wrong}")
-        return self
-
-    fields = {choice: (written_as(cls) | None, None) for choice, cls in choices.items()}
-    validators = {"exactly_one": model_validator(mode="after")(exactly_one)}
-    return create_model(name, __base__=base, __validators__=cast("Any", validators), **cast("Any", fields))
+def _any_of(name: str, base: type[BaseModel], choices: Mapping[str, Any]) -> type[BaseModel]:
+    """A model with each of `choices` beside the fields of `base`; `cross_check` sees that exactly one is given."""
+    fields: dict[str, Any] = {choice: (model | None, None) for choice, model in choices.items()}
+    return create_model(name, __base__=base, **fields)
 
 
-def _resolve(path: Path, document: Document, model: Any, target: Path | None) -> Experiment:
-    raw = document.data
+def _resolve(path: Path, written: Salvaged[Any], target: Path | None) -> Experiment:
+    model = written.model
+    if model is None:
+        raise AssertionError("for whatever a file cannot do without, there is something spare")
+    expect = written.document.data.get("expect")
     return Experiment(
         title=model.title,
         description=model.description,
         source=path,
-        document=document,
-        target=_beside(path, model.target) if target is None else target.absolute(),
+        written=written,
+        target=beside(path, model.target) if target is None else target.absolute(),
         seed=model.seed,
         load=model.load or Load(),
         phases=model.phases,
-        faults=tuple(
-            _entry(entry, written) for entry, written in zip(model.faults, raw.get("faults", []), strict=True)
-        ),
-        expect=tuple(raw["expect"]),
+        faults=tuple(_fault_entries(model.faults, written)),
+        expect=tuple(expect) if isinstance(expect, list) else (),
         guardrails=tuple(
             (name, guardrail)
             for entry in model.guardrails
@@ -224,11 +202,12 @@ def _resolve(path: Path, document: Document, model: Any, target: Path | None) ->
     )
 
 
-def _entry(entry: Any, written: Mapping[str, Any]) -> FaultEntry:
-    name = next(name for name in FAULTS if getattr(entry, name) is not None)
-    schedule = Schedule.model_construct(at=entry.at, every=entry.every, times=entry.times, jitter=entry.jitter)
-    return FaultEntry(name=name, fault=getattr(entry, name), params=written[name], schedule=schedule)
-
-
-def _beside(source: Path, relative: str) -> Path:
-    return (source.absolute().parent / relative).resolve()
+def _fault_entries(entries: Sequence[Any], written: Salvaged[Any]) -> Iterator[FaultEntry]:
+    """The faults, at the positions that they have in the file."""
+    for kept, entry in enumerate(entries):
+        index = int(written.original(("faults", kept))[-1])
+        schedule = Schedule.model_construct(at=entry.at, every=entry.every, times=entry.times, jitter=entry.jitter)
+        for name in FAULTS:
+            if (fault := getattr(entry, name)) is not None:
+                params = written.document.data["faults"][index][name]
+                yield FaultEntry(index=index, name=name, fault=fault, params=params, schedule=schedule)

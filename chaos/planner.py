@@ -4,16 +4,17 @@ Experiment + roles + seed -> times (at + k * every + jitter) -> victims, in orde
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from chaos.crosschecks import unknown_names
 from chaos.errors import ExperimentError
-from chaos.experiment import Experiment, FaultEntry
-from chaos.faults.fault import Fault, RoleShape
-from chaos.targets.topology import Topology
-from chaos.wording import suggest
+from chaos.experiment import Experiment, FaultEntry, Schedule
+from chaos.faults.fault import Fault, NotThereError, RoleShape
+from chaos.parameters import keys_of
+from chaos.wording import Finding
 from metrics.units import format_duration
 
 PHASES: Final = ("warmup", "baseline", "faults", "recovery", "quiet")
@@ -77,14 +78,14 @@ class Plan:
 class _Due:
     """An occurrence whose victims are not chosen yet."""
 
-    entry_index: int
+    entry: FaultEntry
     number: int
     at_s: float
 
 
 def plan(
     experiment: Experiment,
-    roles: Mapping[str, RoleShape],
+    roles: Mapping[str, RoleShape | None] | None,
     seed: int,
     *,
     probe_path: str | None = None,
@@ -92,19 +93,27 @@ def plan(
 ) -> Plan:
     """The experiment on a target of these roles, resolved by `seed`; the same arguments give the same plan.
 
-    `probe_path` is what the target says the prober should ask, `names` what expectations can refer to, see `names_of`.
+    `probe_path` is what the target says the prober should ask, `names` what expectations can refer to (see
+    `chaos.outline`). A role of None is there, but not understood; without `roles` nothing is known of them. Of an
+    experiment that is not valid itself only that is told which stays when the rest is mended.
 
     Raises:
-        ExperimentError: faults that do not fit into their phase, victims or names that are not there; with lines.
+        ExperimentError: what is wrong with the file itself, faults that do not fit into their phase, victims or names
+            that are not there; with lines, in their order.
     """
-    problems: list[str] = []
-    timeline = _choose_victims(experiment, roles, seed, _times(experiment, seed, problems), problems)
+    written = experiment.written
+    unfit = {} if roles is None else _unfit(experiment, _Roles(roles))
+    found: list[Finding] = [finding for findings in unfit.values() for finding in findings]
+    due = _times(experiment, seed, found)
+    known = {name: shape for name, shape in (roles or {}).items() if shape is not None}
+    playing = [one for one in due if one.entry.index not in unfit]
+    timeline = () if roles is None else _choose_victims(playing, known, seed, found)
     path = experiment.load.probe.path or probe_path
-    if experiment.locustfile is None and path is None:
+    if experiment.locustfile is None and path is None and written.whole(("load",)):
         text = "nothing would be measured: give load.locustfile with load.arrivals, or load.probe.path"
-        problems.append(experiment.document.problem(("load",), text))
-    problems += _unknown_names(experiment, names or {})
-    if problems:
+        found.append((("load",), text))
+    found += unknown_names(written, names or {})
+    if problems := written.also(found).problems():
         raise ExperimentError(problems)
     return Plan(
         title=experiment.title,
@@ -114,34 +123,84 @@ def plan(
         probe=None if path is None else {"path": path, "interval_s": experiment.load.probe.interval},
         timeline=timeline,
         expect=experiment.expect,
-        guardrails=tuple(experiment.document.data.get("guardrails") or ()),
+        guardrails=tuple(written.document.data.get("guardrails") or ()),
     )
 
 
-def _unknown_names(experiment: Experiment, names: Mapping[str, Collection[str]]) -> list[str]:
-    """What expectations name that does not exist: readings and dumps of the target, faults of the experiment."""
-    from metrics.checkers import parse_expectation
-
-    known = {**names, "during": {entry.name for entry in experiment.faults}}
-    problems = []
-    for index, entry in enumerate(experiment.expect):
-        checker = parse_expectation(entry).checker
-        (title,) = entry
-        for parameter, allowed in known.items():
-            name = getattr(checker, parameter, None)
-            if name is not None and name not in allowed:
-                whose = "this experiment has no fault" if parameter == "during" else f"the target has no {parameter}"
-                text = f"{whose} {name!r}; {suggest(name, allowed)}"
-                problems.append(experiment.document.problem(("expect", index, title, parameter), text))
-    return problems
+class _NotUnderstoodError(Exception):
+    """A role that the target has, but whose description has mistakes."""
 
 
-def _times(experiment: Experiment, seed: int, problems: list[str]) -> list[_Due]:
-    """When each entry plays, in order of time. Every entry has a generator of its own: a new entry moves no other."""
+class _Roles(Mapping[str, RoleShape]):
+    """The roles as faults see them: of one that is not understood only the name."""
+
+    def __init__(self, roles: Mapping[str, RoleShape | None]) -> None:
+        self._roles = roles
+
+    def __getitem__(self, name: str) -> RoleShape:
+        shape = self._roles[name]
+        if shape is None:
+            raise _NotUnderstoodError(name)
+        return shape
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._roles
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._roles)
+
+    def __len__(self) -> int:
+        return len(self._roles)
+
+
+def _unfit(experiment: Experiment, roles: Mapping[str, RoleShape]) -> dict[int, list[Finding]]:
+    """The entries that cannot be played on this target even while nothing else plays, by index, with why.
+
+    Also those of which that cannot be told, because they or their role have mistakes: with nothing.
+    """
+    unfit: dict[int, list[Finding]] = {}
+    for entry in experiment.faults:
+        place = ("faults", entry.index, entry.name)
+        certain = experiment.written.meant(place) and _intact(experiment, entry, seconds=False)
+        told: Sequence[str] = ()
+        try:
+            entry.fault.choose(roles, frozenset(), Random(0))  # noqa: S311  (whom it takes does not matter here)
+        except NotThereError as error:
+            told = error.problems
+        except ValueError as error:
+            told = [str(error)] if certain else []
+        except _NotUnderstoodError:
+            pass
+        else:
+            if certain:
+                continue
+        unfit.setdefault(entry.index, []).extend((place, text) for text in told)
+    return unfit
+
+
+def _intact(experiment: Experiment, entry: FaultEntry, *, seconds: bool) -> bool:
+    """Whether nothing is wrong with those parameters of a fault that are in seconds, or with all others."""
+    written = experiment.written
+    return all(
+        written.intact(("faults", entry.index, entry.name, key))
+        for field, key in keys_of(type(entry.fault)).items()
+        if field.endswith("_s") == seconds
+    )
+
+
+def _times(experiment: Experiment, seed: int, found: list[Finding]) -> list[_Due]:
+    """When each entry plays, in order of time; of those whose times are as their author wants them.
+
+    Every entry has a generator of its own: a new entry moves no other.
+    """
     due: list[_Due] = []
     room_s = experiment.phases.faults
-    for index, entry in enumerate(experiment.faults):
-        rng = Random(f"{seed}:times:{index}")  # noqa: S311  (repeatable, not secret)
+    for entry in experiment.faults if experiment.written.whole(("phases", "faults")) else ():
+        place = ("faults", entry.index)
+        scheduled = all(experiment.written.intact((*place, key)) for key in Schedule.model_fields)
+        if not scheduled or not _intact(experiment, entry, seconds=True):
+            continue
+        rng = Random(f"{seed}:times:{entry.index}")  # noqa: S311  (repeatable, not secret)
         lasts_s = entry.fault.heal_after_s or 0.0
         latest_s = room_s - lasts_s
         starts_s = _starts(entry, latest_s)
@@ -150,21 +209,21 @@ def _times(experiment: Experiment, seed: int, problems: list[str]) -> list[_Due]
                 f"does not fit: it begins at {format_duration(entry.schedule.at)} and is healed after "
                 f"{format_duration(lasts_s)}, but the phase faults lasts {format_duration(room_s)}"
             )
-            problems.append(experiment.document.problem(("faults", index, entry.name), text))
+            found.append(((*place, entry.name), text))
         if entry.schedule.times is not None and 0 < len(starts_s) < entry.schedule.times:
             text = (
                 f"only {len(starts_s)} of {entry.schedule.times} fit into the phase faults of {format_duration(room_s)}"
             )
-            problems.append(experiment.document.problem(("faults", index, "times"), text))
+            found.append(((*place, "times"), text))
         due += [
             _Due(
-                entry_index=index,
+                entry=entry,
                 number=number,
                 at_s=round(min(start_s + rng.uniform(0.0, entry.schedule.jitter), latest_s), 6),
             )
             for number, start_s in enumerate(starts_s)
         ]
-    return sorted(due, key=lambda one: (one.at_s, one.entry_index, one.number))
+    return sorted(due, key=lambda one: (one.at_s, one.entry.index, one.number))
 
 
 def _starts(entry: FaultEntry, latest_s: float) -> list[float]:
@@ -178,24 +237,23 @@ def _starts(entry: FaultEntry, latest_s: float) -> list[float]:
 
 
 def _choose_victims(
-    experiment: Experiment, roles: Mapping[str, RoleShape], seed: int, due: Sequence[_Due], problems: list[str]
+    due: Sequence[_Due], roles: Mapping[str, RoleShape], seed: int, found: list[Finding]
 ) -> tuple[Occurrence, ...]:
-    rngs = [Random(f"{seed}:victims:{index}") for index in range(len(experiment.faults))]  # noqa: S311
+    rngs = {one.entry.index: Random(f"{seed}:victims:{one.entry.index}") for one in due}  # noqa: S311
     numbers: Counter[str] = Counter()
     busy_until: dict[str, float] = {}
     timeline = []
     failed: set[int] = set()
     for one in due:
-        entry = experiment.faults[one.entry_index]
+        entry = one.entry
         busy = frozenset(name for name, until_s in busy_until.items() if one.at_s < until_s)
         try:
-            victims = entry.fault.choose(roles, busy, rngs[one.entry_index])
+            victims = entry.fault.choose(roles, busy, rngs[entry.index])
         except ValueError as error:
-            if one.entry_index not in failed:  # once an entry: the later occurrences fail for the same reason
-                failed.add(one.entry_index)
-                when = f"at {format_duration(one.at_s)} of the phase: " if busy else ""
-                place = ("faults", one.entry_index, entry.name)
-                problems.append(experiment.document.problem(place, f"{when}{error}"))
+            if entry.index not in failed:  # once an entry: the later occurrences fail for the same reason
+                failed.add(entry.index)
+                text = f"at {format_duration(one.at_s)} of the phase: {error}"
+                found.append((("faults", entry.index, entry.name), text))
             continue
         numbers[entry.name] += 1
         busy_until |= dict.fromkeys(victims, one.at_s + entry.fault.takes_s(len(victims)) + SETTLE_S)
@@ -217,21 +275,3 @@ def _load(experiment: Experiment) -> dict[str, Any] | None:
         return None
     load = experiment.load
     return {"locustfile": str(experiment.locustfile), "arrivals_per_s": load.arrivals, "users": load.users}
-
-
-def names_of(topology: Topology) -> dict[str, Collection[str]]:
-    """What expectations can refer to of a target, by the parameter that does."""
-    return {"reading": topology.file.observe, "dump": [final.name for final in topology.file.final]}
-
-
-def shapes(topology: Topology) -> dict[str, RoleShape]:
-    """The roles of a target that faults can choose from: all but tasks, which have ended when the run begins."""
-    return {
-        name: RoleShape(
-            name=name,
-            zones={instance.name: instance.zone for instance in topology.instances(name)},
-            external=role.external,
-        )
-        for name, role in topology.roles.items()
-        if not role.task
-    }

@@ -11,6 +11,8 @@ from chaos.schemas import find_known
 
 Place = tuple[str | int, ...]
 """Where something stands in a document: keys and list positions from the top."""
+Finding = tuple[Place, str]
+"""Something wrong: where, and what."""
 
 
 def relevant(data: Any, error: ValidationError) -> list[tuple[Place, Mapping[str, Any]]]:
@@ -49,11 +51,16 @@ def _locate(data: Any, loc: Sequence[str | int], *, missing: bool) -> tuple[Plac
     return tuple(place), fork
 
 
+def nearest(wrong: str, known: Iterable[str]) -> str | None:
+    """The known word that a wrong one probably means, if there is one."""
+    return next(iter(difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=0.6)), None)
+
+
 def suggest(wrong: str, known: Iterable[str]) -> str:
     """`did you mean 'x'? Known: x, y` for a word that is none of the known ones."""
     names = sorted(known)
-    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    close = nearest(wrong, names)
+    hint = "" if close is None else f"did you mean {close!r}? "
     return f"{hint}Known: {', '.join(names) if names else 'none'}"
 
 

@@ -120,34 +120,30 @@ def _prepare(names: Sequence[str], options: Options) -> "list[Request]":
         except ExperimentError as error:
             problems += error.problems
     if problems:
-        raise ExperimentError(problems)
+        raise ExperimentError(list(dict.fromkeys(problems)))  # they may share a target
     return requests
 
 
 def _prepare_one(name: str, options: Options) -> "Request":
     from chaos.engine.folder import replay_command
     from chaos.engine.run import Request
-    from chaos.experiment import load_experiment
-    from chaos.planner import names_of, plan, shapes
-    from chaos.targets.topology import load_topology
+    from chaos.preparing import prepare
 
-    experiment = load_experiment(find_experiment(name), target=options.target)
-    topology = load_topology(experiment.target, {**experiment.overrides, **options.overrides})
-    given = options.seed if options.seed is not None else experiment.seed
-    seed = random.SystemRandom().randrange(2**32) if given is None else given
-    probe = topology.file.probe
+    path = find_experiment(name)
+    ready = prepare(
+        path,
+        target=options.target,
+        overrides=options.overrides,
+        seed=options.seed,
+        spare_seed=random.SystemRandom().randrange(2**32),
+    )
+    again = name if name in shipped() else str(path.absolute())
     return Request(
-        experiment=experiment,
-        topology=topology,
-        plan=plan(
-            experiment,
-            shapes(topology),
-            seed,
-            probe_path=None if probe is None else probe.path,
-            names=names_of(topology),
-        ),
+        experiment=ready.experiment,
+        topology=ready.topology,
+        plan=ready.plan,
         runs_dir=options.runs_dir,
-        replay=replay_command(name, seed=seed, target=options.target, overrides=options.overrides),
+        replay=replay_command(again, seed=ready.plan.seed, target=options.target, overrides=options.overrides),
         max_duration_s=options.max_duration_s,
     )
 

@@ -55,21 +55,10 @@ def _check_topology(path: Path, overrides: dict[str, Any]) -> tuple[str, str]:
 
 
 def _check_experiment(path: Path, overrides: dict[str, Any]) -> tuple[str, str]:
-    from chaos.experiment import load_experiment
-    from chaos.planner import names_of, plan, shapes
-    from chaos.targets.topology import load_topology
+    from chaos.preparing import prepare
 
-    experiment = load_experiment(path)
-    topology = load_topology(experiment.target, {**experiment.overrides, **overrides})
-    probe = topology.file.probe
-    planned = plan(
-        experiment,
-        shapes(topology),
-        experiment.seed or 0,
-        probe_path=None if probe is None else probe.path,
-        names=names_of(topology),
-    )
-    return "experiment", f"{experiment.title}: {len(planned.timeline)} faults, {len(planned.expect)} expectations"
+    planned = prepare(path, overrides=overrides).plan
+    return "experiment", f"{planned.title}: {len(planned.timeline)} faults, {len(planned.expect)} expectations"
 
 
 def _faults() -> dict[str, str]:

@@ -79,8 +79,20 @@ class Scene:
         )
 
 
+class NotThereError(ValueError):
+    """Roles, zones or instances that are asked for and that the target does not have, whatever becomes of the rest."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
 class Fault(Protocol):
-    """One kind of harm with its parameters; see the module's head for the order of the calls."""
+    """One kind of harm with its parameters; see the module's head for the order of the calls.
+
+    Names of fields in seconds end in `_s`: how long a fault lasts depends on them alone, whom it takes on the others.
+    Its own check (`__post_init__`) refuses what is given and does not go together.
+    """
 
     example: ClassVar[Mapping[str, Any]]
     """Parameters as an experiment writes them: shown to people, and what the contract tests play."""
@@ -96,7 +108,8 @@ class Fault(Protocol):
         """The victims, in order; pure. `busy` are instances in the hands of another fault at that time.
 
         Raises:
-            ValueError: no such role, nobody to choose, or too few are free.
+            NotThereError: no such role, nobody to choose.
+            ValueError: too few are free, or more would be taken than was said.
         """
 
     def undo_steps(self, scene: Scene) -> Sequence[Step]:

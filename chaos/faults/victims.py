@@ -1,14 +1,14 @@
 """Whom a fault on instances takes: chosen purely from the topology, the seed and who is free at the time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated
 
 from pydantic import Field
 
-from chaos.faults.fault import RoleShape
+from chaos.faults.fault import NotThereError, RoleShape
 from metrics.units import Ratio
 
 
@@ -38,11 +38,9 @@ class Victims:
     def choose(self, roles: Mapping[str, RoleShape], busy: frozenset[str], rng: Random) -> tuple[str, ...]:
         """The victims in the order of their numbers; see `chaos.faults.fault.Fault.choose`."""
         shape = find_role(roles, self.role)
-        candidates = [name for name, zone in shape.zones.items() if self.zone in (None, zone)]
-        if not candidates:
-            zones = sorted({zone for zone in shape.zones.values() if zone is not None})
-            known = f"its zones are {', '.join(zones)}" if zones else "it has no zones"
-            raise ValueError(f"role {self.role!r} has nobody in zone {self.zone!r}; {known}")
+        if missing := list(self._not_there(shape)):
+            raise NotThereError(missing)
+        candidates = self._candidates(shape)
         free = [name for name in candidates if name not in busy]
         chosen = self._choose(shape, candidates, free, rng)
         untouched = [name for name in shape.zones if name not in busy and name not in chosen]
@@ -54,16 +52,34 @@ class Victims:
 
     def _choose(self, shape: RoleShape, candidates: list[str], free: list[str], rng: Random) -> set[str]:
         if self.instance is not None:
-            return {_named(shape, self.instance, free)}
+            return {_named(self.instance, free)}
         if self.one_per_zone:
             return _one_per_zone(shape, free, rng)
         wanted = self._wanted(len(candidates))
-        where = f"role {self.role!r}" if self.zone is None else f"zone {self.zone!r} of role {self.role!r}"
-        if wanted > len(candidates):
-            raise ValueError(f"{where} has {len(candidates)} instances, not {wanted}")
         if wanted > len(free):
-            raise ValueError(f"of {where} only {len(free)} of {len(candidates)} are free then, not {wanted}")
+            raise ValueError(f"of {self._where()} only {len(free)} of {len(candidates)} are free then, not {wanted}")
         return set(rng.sample(free, wanted))
+
+    def _not_there(self, shape: RoleShape) -> Iterator[str]:
+        """What is asked for and the role does not have, whoever is free."""
+        zones = sorted({zone for zone in shape.zones.values() if zone is not None})
+        candidates = self._candidates(shape)
+        if not candidates:
+            known = f"its zones are {', '.join(zones)}" if zones else "it has no zones"
+            yield f"role {self.role!r} has nobody in zone {self.zone!r}; {known}"
+        if self.one_per_zone and not zones:
+            yield f"one_per_zone needs zones, and role {self.role!r} has none"
+        if self.instance is not None and self.instance not in shape.zones:
+            yield f"role {self.role!r} has no {self.instance!r}; it has {', '.join(shape.zones)}"
+        if self.count is not None and self.count > len(candidates or shape.zones):
+            where = self._where() if candidates else f"role {self.role!r}"
+            yield f"{where} has {len(candidates or shape.zones)} instances, not {self.count}"
+
+    def _candidates(self, shape: RoleShape) -> list[str]:
+        return [name for name, zone in shape.zones.items() if self.zone in (None, zone)]
+
+    def _where(self) -> str:
+        return f"role {self.role!r}" if self.zone is None else f"zone {self.zone!r} of role {self.role!r}"
 
     def _wanted(self, candidates: int) -> int:
         if self.count is not None:
@@ -91,20 +107,18 @@ def find_role(roles: Mapping[str, RoleShape], name: str) -> RoleShape:
     """The role `name`, whose processes may be signalled.
 
     Raises:
-        ValueError: no such role (with the known ones), or one that is not ours.
+        NotThereError: no such role (with the known ones), or one that is not ours.
     """
     if name not in roles:
         known = ", ".join(sorted(roles))
-        raise ValueError(f"the target has no role {name!r}. Known: {known}")
+        raise NotThereError([f"the target has no role {name!r}. Known: {known}"])
     if roles[name].external:
-        raise ValueError(f"role {name!r} is external: its processes are not ours to signal")
+        raise NotThereError([f"role {name!r} is external: its processes are not ours to signal"])
     return roles[name]
 
 
 def _one_per_zone(shape: RoleShape, free: list[str], rng: Random) -> set[str]:
     zones = sorted({zone for zone in shape.zones.values() if zone is not None})
-    if not zones:
-        raise ValueError(f"one_per_zone needs zones, and role {shape.name!r} has none")
     chosen = set()
     for zone in zones:
         members = [name for name in free if shape.zones[name] == zone]
@@ -114,9 +128,7 @@ def _one_per_zone(shape: RoleShape, free: list[str], rng: Random) -> set[str]:
     return chosen
 
 
-def _named(shape: RoleShape, instance: str, free: list[str]) -> str:
-    if instance not in shape.zones:
-        raise ValueError(f"role {shape.name!r} has no {instance!r}; it has {', '.join(shape.zones)}")
+def _named(instance: str, free: list[str]) -> str:
     if instance not in free:
         raise ValueError(f"{instance} is in the hands of another fault then")
     return instance

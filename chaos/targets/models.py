@@ -160,12 +160,26 @@ class Version(Strict):
     port: str | None = None
 
 
-class Role(Strict):
+class Extent(BaseModel):
+    """How many instances a role has and where they are: what is known of it when faults choose among them."""
+
+    count: Annotated[int, Field(ge=1, le=100)] = 1
+    zones: Annotated[list[PlainName], Field(min_length=1)] | None = None
+    task: bool = False
+    external: bool = False
+
+    def members(self, role: str) -> dict[str, str | None]:
+        """Instance -> its zone, in the order of their numbers."""
+        return {
+            f"{role}-{number}": self.zones[(number - 1) % len(self.zones)] if self.zones else None
+            for number in range(1, self.count + 1)
+        }
+
+
+class Role(Extent, Strict):
     """Processes that do the same thing; with `task` one that runs to its end; `external` ones are not ours."""
 
     command: Command | None = None
-    count: Annotated[int, Field(ge=1, le=100)] = 1
-    zones: Annotated[list[PlainName], Field(min_length=1)] | None = None
     needs: list[str] = []
     ports: list[PlainName] = []
     ready: Ready | None = None
@@ -175,9 +189,7 @@ class Role(Strict):
     env: Environment = {}
     links: dict[PlainName, str] = {}
     cwd: str = "."
-    task: bool = False
     within: PositiveSeconds = 60.0
-    external: bool = False
     url: str | None = None
 
     @model_validator(mode="after")

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from chaos.documents import Document
-from chaos.errors import ExperimentError
 from chaos.schemas import find_known
 from chaos.wording import Place, suggest
 
@@ -17,26 +16,25 @@ _FREE: Final = frozenset({"env", "headers", "json", "links"})
 """Mappings whose keys the author chooses, so that an override may add one."""
 
 
-def apply_overrides(document: Document, overrides: Mapping[str, Any], schema: Mapping[str, Any]) -> Document:
+def apply_overrides(
+    document: Document, overrides: Mapping[str, Any], schema: Mapping[str, Any]
+) -> tuple[Document, dict[str, str]]:
     """The document with the overrides in it; problems at a changed place name the override.
 
-    Raises:
-        ExperimentError: every path that leads nowhere, with what there is instead.
+    Beside it the paths that lead nowhere, each with what there is instead.
     """
     data = copy.deepcopy(document.data)
     notes: dict[Place, str] = {}
-    problems = []
+    lost = {}
     for path, value in overrides.items():
         try:
             place = _find(data, path, schema)
         except LookupError as error:
-            problems.append(f"{document.path}: override {path}: {error.args[0]}")
+            lost[path] = str(error.args[0])
             continue
         _set(data, place, copy.deepcopy(value))
         notes[place] = f"set by the override {path}"
-    if problems:
-        raise ExperimentError(problems)
-    return Document(path=document.path, data=data, lines=document.lines, notes=notes)
+    return Document(path=document.path, data=data, lines=document.lines, notes=notes), lost
 
 
 def _find(data: dict[str, Any], path: str, schema: Mapping[str, Any]) -> Place:

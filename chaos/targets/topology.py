@@ -1,25 +1,25 @@
 """A topology file, loaded: `load_topology(path, overrides) -> Topology`, or every problem at once with its line."""
 
-import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from chaos.documents import Document, load, problems_of
+from chaos.documents import load
 from chaos.errors import ExperimentError
+from chaos.salvage import Salvaged, salvage
 from chaos.targets.crosschecks import Names, cross_check, dependencies
 from chaos.targets.models import Role, TopologyFile
 from chaos.targets.overrides import apply_overrides
 from chaos.targets.target import Instance
-from chaos.wording import relevant
 
 _ADAPTER = TypeAdapter(TopologyFile)
-_SALVAGE_ROUNDS = 20
+_SPARE: Final = {"name": "unnamed", "url": "http://127.0.0.1"}
+"""Stand in where the file lacks them, so that the rest is checked all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,16 +53,10 @@ class Topology:
     def instances(self, role: str | None = None) -> tuple[Instance, ...]:
         """All instances, or one role's, in the order of file and number; their ports are not allotted yet (0)."""
         return tuple(
-            Instance(
-                name=f"{name}-{number}",
-                role=name,
-                port=0,
-                zone=rule.zones[(number - 1) % len(rule.zones)] if rule.zones else None,
-                external=rule.external,
-            )
+            Instance(name=instance, role=name, port=0, zone=zone, external=rule.external)
             for name, rule in self.file.roles.items()
             if role in (None, name)
-            for number in range(1, rule.count + 1)
+            for instance, zone in rule.members(name).items()
         )
 
     def needs(self) -> dict[str, set[str]]:
@@ -81,28 +75,60 @@ class Topology:
         return tuple(levels)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A topology file as far as it can be understood."""
+
+    path: Path
+    salvaged: Salvaged[TopologyFile]
+    overrides: Mapping[str, Any]
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Overrides whose path leads nowhere, with what there is instead; `salvaged` is without them."""
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with it: overrides that lead nowhere, then the file in order of lines."""
+        path = self.salvaged.document.path
+        return [
+            *(f"{path}: override {name}: {text}" for name, text in self.lost.items()),
+            *self.salvaged.problems(),
+        ]
+
+    def topology(self) -> Topology:
+        """The system described, when it is valid.
+
+        Raises:
+            ExperimentError: every problem found, each with file, line, what was expected and what there is.
+        """
+        file, problems = self.salvaged.model, self.problems()
+        if file is None or problems:
+            raise ExperimentError(problems)
+        return Topology(path=self.path.resolve(), file=file, overrides=dict(self.overrides))
+
+
 def load_topology(path: Path, overrides: Mapping[str, Any] | None = None) -> Topology:
     """The system described by a file, changed by `overrides`.
 
     Raises:
         ExperimentError: every problem found, each with file, line, what was expected and what there is.
     """
+    return draft_topology(path, overrides or {}).topology()
+
+
+def draft_topology(path: Path, overrides: Mapping[str, Any]) -> Draft:
+    """What a file says, changed by `overrides`, and everything that is wrong with it.
+
+    Raises:
+        ExperimentError: it is no YAML file.
+    """
     document = load(path)
+    lost: Mapping[str, str] = {}
     if overrides:
-        document = apply_overrides(document, overrides, topology_schema())
-    file: TopologyFile | None
-    problems: list[str] = []
-    try:
-        file = _ADAPTER.validate_python(document.data)
-    except ValidationError as error:
-        file = _salvage(document.data)
-        problems = problems_of(document, _ADAPTER, error)
-    if file is not None:
-        found = cross_check(file, Names(document.data))
-        problems += [document.problem(place, text) for place, text in found]
-    if problems or file is None:
-        raise ExperimentError(sorted(problems, key=lambda text: _order(document, text)))
-    return Topology(path=path.resolve(), file=file, overrides=dict(overrides or {}))
+        document, lost = apply_overrides(document, overrides, topology_schema())
+    salvaged = salvage(document, _ADAPTER, spare=_SPARE)
+    if salvaged.model is not None:
+        found = cross_check(salvaged.model, Names(document.data))
+        salvaged = salvaged.also((salvaged.original(place), text) for place, text in found)
+    return Draft(path=path, salvaged=salvaged, overrides=overrides, lost=lost)
 
 
 def topology_schema() -> dict[str, Any]:
@@ -111,36 +137,3 @@ def topology_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Holdfast topology"
     return schema
-
-
-def _salvage(data: Mapping[str, Any]) -> TopologyFile | None:
-    """The model of what remains when every wrong part is left out, so that the rest is checked as well."""
-    rest = copy.deepcopy(dict(data))
-    for _ in range(_SALVAGE_ROUNDS):
-        try:
-            return _ADAPTER.validate_python(rest)
-        except ValidationError as error:
-            for place, details in relevant(rest, error):
-                # A missing key cannot be left out; what lacks it can.
-                wrong = place[:-1] if details["type"] == "missing" else place
-                if not wrong:
-                    return None
-                _leave_out(rest, wrong)
-    return None
-
-
-def _leave_out(data: Any, place: tuple[str | int, ...]) -> None:
-    for part in place[:-1]:
-        try:
-            data = data[part]
-        except (KeyError, IndexError):
-            return
-    if isinstance(data, dict):
-        data.pop(place[-1], None)
-    elif isinstance(data, list) and isinstance(place[-1], int) and place[-1] < len(data):
-        del data[place[-1]]
-
-
-def _order(document: Document, problem: str) -> tuple[int, str]:
-    line, _, text = problem.removeprefix(f"{document.path}:").partition(":")
-    return int(line), text

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from metrics.evidence import Evidence
 
 
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_MISSING = ("missing", "missing_argument")
+
+
 class Checker(Protocol):
     """One question to a run, with its parameters.
 
@@ -125,16 +129,27 @@ def parse_expectation(entry: Any) -> Expectation:
     try:
         checker = adapter.validate_python({} if parameters is None else parameters)
     except ValidationError as error:
-        raise ExpectationError([_problem(name, found) for found in error.errors(include_url=False)]) from error
+        problems = error.errors(include_url=False)
+        raise ExpectationError([_problem(name, one) for one in problems if not _misspelt(one, problems)]) from error
     return Expectation(checker=checker, entry=dict(entry))
+
+
+def _misspelt(found: Any, beside: Sequence[Any]) -> bool:
+    """Whether a parameter is only missing because it is misspelt, which is told of the wrong one."""
+    if found["type"] not in _MISSING:
+        return False
+    unknown = [one["loc"] for one in beside if one["type"] in _UNKNOWN]
+    place = found["loc"]
+    return any(loc[:-1] == place[:-1] and difflib.get_close_matches(loc[-1], place[-1:]) for loc in unknown)
 
 
 def _problem(name: str, found: Any) -> Problem:
     place = tuple(part for part in found["loc"] if isinstance(part, str | int))
     kind = found["type"]
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return Problem((name, *place), f"unknown parameter; known: {', '.join(_fields(name))}")
-    if kind in ("missing", "missing_argument"):
+    if kind in _UNKNOWN:
+        known = f"; known: {', '.join(_fields(name))}" if len(place) == 1 else ""
+        return Problem((name, *place), f"unknown parameter{known}")
+    if kind in _MISSING:
         return Problem((name, *place), "this parameter is required")
     if kind in ("dataclass_type", "dataclass_exact_type"):
         return Problem((name, *place), f"expected parameters ({', '.join(_fields(name))}), got {found['input']!r}")

@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from chaos.faults.fault import FAULTS, Fault, Scene
+from chaos.outline import shapes
 from chaos.parameters import written_as
-from chaos.planner import shapes
 from chaos.targets.opening import open_target
 from chaos.targets.topology import load_topology
 from chaos.undo import UndoLog

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from chaos.documents import SIZE_LIMIT_BYTES, Document, load, parse, validate
+from chaos.documents import SIZE_LIMIT_BYTES, Document, load, parse
 from chaos.errors import ExperimentError
+from chaos.salvage import salvage
 from metrics.units import PositiveSeconds
 
 FILE = Path("file.yaml")
@@ -33,11 +34,9 @@ class Sample(BaseModel):
     roles: dict[str, Role]
 
 
-def problems(text: str) -> tuple[str, ...]:
-    """What `validate` finds wrong with a text."""
-    with pytest.raises(ExperimentError) as caught:
-        validate(parse(FILE, text), Sample)
-    return caught.value.problems
+def problems(text: str, model: type[BaseModel] = Sample) -> list[str]:
+    """What is wrong with a text that should be a model."""
+    return salvage(parse(FILE, text), TypeAdapter(model)).problems()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, kind: str) -> None:
 
 
 def test_all_problems_come_at_once_in_the_order_of_lines() -> None:
-    """A file with one mistake of each kind."""
+    """A file with one mistake of each kind; that `command` is missing is only because it is misspelt."""
     text = """\
 roles:
   portal:
@@ -136,8 +135,7 @@ roles:
     count: 0
 name: x
 """
-    assert problems(text) == (
-        "file.yaml:2: roles.portal.command: required, but missing",
+    assert problems(text) == [
         "file.yaml:3: roles.portal.comand: unknown key; did you mean 'command'? Known: command, count, stop",
         "file.yaml:4: roles.portal.count: expected a whole number, got 'many'",
         "file.yaml:6: roles.portal.stop.signal: unknown value 'TREM'; did you mean 'TERM'? Known: INT, TERM",
@@ -145,7 +143,7 @@ name: x
         "file.yaml:9: roles.legacy.command: expected a list, got 'x'",
         "file.yaml:10: roles.legacy.count: expected at least 1, got 0",
         "file.yaml:11: name: unknown key; Known: roles",
-    )
+    ]
 
 
 class Killing(BaseModel):
@@ -166,9 +164,9 @@ class Faults(BaseModel):
 
 def test_of_a_union_only_the_alternative_that_was_meant_speaks() -> None:
     """An entry that is nearly a pause is not told that it lacks the keys of a kill."""
-    with pytest.raises(ExperimentError) as caught:
-        validate(parse(FILE, "faults:\n  - pause: x\n    length: long\n"), Faults)
-    assert caught.value.problems == ("file.yaml:3: faults.0.length: expected a whole number, got 'long'",)
+    assert problems("faults:\n  - pause: x\n    length: long\n", Faults) == [
+        "file.yaml:3: faults.0.length: expected a whole number, got 'long'"
+    ]
 
 
 def test_what_an_override_set_is_said_so() -> None:

@@ -60,7 +60,6 @@ set: portal.count
     found = problems(tmp_path, text)
     expected = {
         "1: titel: unknown key; did you mean 'title'?": "1",
-        "1: title: required, but missing": "1",
         "3: seed: expected at least 0": "3",
         "4: load.arrivals: expected a positive rate such as 300/s": "4",
         "5: phases.warmup: expected a duration such as 250ms": "5",
@@ -71,7 +70,7 @@ set: portal.count
         "11: faults.3.pause.for: expected more than 0": "11",
         "12: faults.4.kill.percent: expected a share": "12",
         "13: faults.4.every: expected a duration": "13",
-        "14: faults.5: times needs every": "14",
+        "15: faults.5.times: needs every": "15",
         "16: faults.6.deploy: set: VERSION: a deploy changes the environment; write env.NAME: value": "16",
         "18: expect.0.failed.maximum: unknown parameter": "18",
         "19: expect.1: no checker called 'flawless'": "19",

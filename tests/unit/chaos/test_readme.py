@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from chaos.experiment import load_experiment
-from chaos.planner import plan, shapes
+from chaos.outline import shapes
+from chaos.planner import plan
 from chaos.targets.topology import load_topology
 
 README = Path(__file__).resolve().parents[3] / "README.md"

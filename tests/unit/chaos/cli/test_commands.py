@@ -15,7 +15,8 @@ from chaos.cli.shipped import shipped
 from chaos.errors import HealError, TargetError
 from chaos.experiment import experiment_schema, load_experiment
 from chaos.faults.fault import FAULTS
-from chaos.planner import plan, shapes
+from chaos.outline import shapes
+from chaos.planner import plan
 from chaos.targets.topology import load_topology, topology_schema
 
 Captured = pytest.CaptureFixture[str]
