@@ -11,6 +11,7 @@ from system_under_test.domain.money import Amount
 KEY_PATTERN: Final = r"^[!-~]{1,255}$"
 # Enough to keep out what no database takes; whether it exists shows at the log-in.
 EMAIL_PATTERN: Final = r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"
+DEVICE_PATTERN: Final = r"^[A-Za-z0-9_-]{43}$"
 _KEY = re.compile(r"[!-~]{1,255}")
 
 
@@ -27,12 +28,17 @@ class Order(BaseModel):
 
 
 class Credentials(BaseModel):
-    """The body of a log-in."""
+    """The body of a log-in.
+
+    `device` is a secret of the device's own making: 32 random bytes in base64url, kept there and sent with each log-in.
+    Where a customer has logged in before, nobody else's tries can use up the tries that they have.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     email: Annotated[str, Field(strict=True, max_length=254, pattern=EMAIL_PATTERN)]
     password: Annotated[str, Field(strict=True, min_length=1, max_length=1024)]
+    device: Annotated[str, Field(strict=True, pattern=DEVICE_PATTERN)] | None = None
 
 
 def is_key(text: str) -> bool:

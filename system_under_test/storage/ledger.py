@@ -1,7 +1,6 @@
-"""The portal's way to the ledger: deposits, balances, log-ins; failures are those of `Database`."""
+"""The portal's way to the ledger: deposits and balances; failures are those of `Database`."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from system_under_test.storage.database import Database
@@ -53,14 +52,3 @@ class Ledger:
         if row["outcome"] != "ok":
             return str(row["outcome"])
         return Balance(account=row["account"], balance=row["balance"], interest=row["interest"], head=row["head"])
-
-    async def read_credentials(self, email: str) -> tuple[str, str] | None:
-        """Account and password hash of the customer with this address."""
-        row = await self.database.row("select account, password_hash from read_credentials($1)", email)
-        return None if row is None else (row["account"], row["password_hash"])
-
-    async def open_session(self, account: str, token_hash: bytes, seconds: int) -> datetime:
-        """Opens a session and gives the time it ends."""
-        row = await self.database.row("select open_session($1, $2, $3) as expires_at", account, token_hash, seconds)
-        expires_at: datetime = row["expires_at"]
-        return expires_at

@@ -76,7 +76,7 @@ def _response(route: Route, code: int) -> dict[str, Any]:
     response: dict[str, Any] = {"description": HTTPStatus(code).phrase}
     if code >= 400:
         response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-        if code == 503:
+        if code in {429, 503}:
             response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
     elif route.answer is not None:
         response["content"] = {"application/json": {"schema": _refer(route.answer)}}

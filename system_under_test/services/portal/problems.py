@@ -31,6 +31,8 @@ METHOD_NOT_ALLOWED: Final = Kind(type="method-not-allowed", title="Method not al
 TOO_LARGE: Final = Kind(type="body-too-large", title="Body too large", status=413)
 NOT_JSON: Final = Kind(type="unsupported-media-type", title="Unsupported media type", status=415)
 KEY_REUSED: Final = Kind(type="idempotency-key-reused", title="Idempotency-Key reused", status=422)
+TOO_MANY_LOG_INS: Final = Kind(type="too-many-log-ins", title="Too many log-ins", status=429)
+TOO_MANY_STREAMS: Final = Kind(type="too-many-streams", title="Too many streams", status=429)
 INTERNAL: Final = Kind(type="internal-error", title="Internal error", status=500)
 CLOSED: Final = Kind(type="closed", title="Closed for now", status=503)
 SHED: Final = Kind(type="shed", title="Too many requests in flight", status=503)

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import Final, TypeVar
 
 from aiohttp import web
@@ -23,6 +24,15 @@ def attempt_of(request: web.Request) -> int:
     """Which try of the balancer this is, from 1; 1 as well when it does not say."""
     text = request.headers.get("x-envoy-attempt-count", "1")
     return int(text) if _COUNT.fullmatch(text) else 1
+
+
+def source_of(request: web.Request) -> str:
+    """The network address that a request comes from: what the balancer says, otherwise the connection's own."""
+    told = request.headers.get("x-envoy-external-address", "")
+    try:
+        return str(ip_address(told))
+    except ValueError:
+        return request.remote or "unknown"
 
 
 def bearer_hash(request: web.Request) -> bytes:

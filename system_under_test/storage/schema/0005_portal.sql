@@ -81,23 +81,6 @@ language sql stable security definer set search_path = public, pg_temp as $$
     ) as state
 $$;
 
-create function read_credentials(p_email text)
-returns table (account text, password_hash text)
-language sql stable security definer set search_path = public, pg_temp as $$
-    select c.account, c.password_hash from customer c where c.email = p_email
-$$;
-
--- Opens a session of `p_seconds` and forgets the account's expired ones; gives the time it ends.
-create function open_session(p_account text, p_token_hash bytea, p_seconds integer)
-returns timestamptz
-language sql volatile security definer set search_path = public, pg_temp as $$
-    delete from session s where s.account = p_account and s.expires_at <= now();
-    insert into session (token_hash, account, expires_at, epoch)
-        select p_token_hash, p_account, now() + make_interval(secs => p_seconds), service.epoch
-        from service_state service
-        returning expires_at;
-$$;
-
 revoke all on schema public from public;
 revoke all on all functions in schema public from public;
 alter default privileges revoke execute on functions from public;
@@ -105,8 +88,7 @@ grant usage on schema public to
     savings_portal, savings_auditor, savings_accrual, savings_settlement, savings_maintenance, savings_notifier,
     savings_signer_1, savings_signer_2, savings_signer_3;
 grant execute on function
-    take_deposit(bytea, text, bytea, bigint), read_balance(bytea), read_credentials(text),
-    open_session(text, bytea, integer)
+    take_deposit(bytea, text, bytea, bigint), read_balance(bytea)
     to savings_portal;
 grant execute on function
     business_time(timestamptz), wall_time(timestamptz), business_now()
