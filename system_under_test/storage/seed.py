@@ -1,5 +1,9 @@
-"""Opens customer accounts in bulk, each with a log-in and an opening balance that came in by a `seed` transfer."""
+"""Opens customer accounts in bulk, each with a log-in and an opening balance that came in by a `seed` transfer.
 
+For a load that is not about log-ins it opens sessions for them as well.
+"""
+
+import argparse
 import asyncio
 import csv
 import os
@@ -23,7 +27,11 @@ from system_under_test.settings import (
 from system_under_test.storage.connection import connect
 
 COLUMNS: Final = ("email", "password", "account", "opening_balance")
+SESSION_COLUMNS: Final = ("token", "account")
 ACCOUNTS_MAX: Final = 1_000_000
+SESSIONS_MAX: Final = 1_000_000
+SESSION_HOURS: Final = 24
+"""How long a seeded session lasts, in wall time."""
 _NUMBERS = "select array_agg(nextval('customer_number')) from generate_series(1, $1)"
 _ACCOUNTS = """
 insert into account (id, kind, wallet, balance)
@@ -40,6 +48,12 @@ select 'seed', 'custody-' || a.wallet, a.id, $2
 from unnest($1::text[]) as given (account) join account a on a.id = account
 order by a.id
 """
+_SESSIONS = """
+insert into session (token_hash, account, expires_at, epoch)
+select sha256(convert_to(given.token, 'UTF8')), given.account, now() + make_interval(hours => $3),
+       epoch_of_new_session(given.account)
+from unnest($1::text[], $2::text[]) as given (token, account)
+"""
 
 
 class SeedSettings(Settings):
@@ -54,23 +68,41 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--accounts", type=int, required=True, metavar="N", help="how many to open")
     parser.add_argument("--opening-balance", type=int, default=1_000_000, metavar="MINOR", help="default 1000000")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"CSV to write: {','.join(COLUMNS)}")
+    parser.add_argument(
+        "--sessions", type=int, metavar="N", help="how many sessions to open, over the accounts in turn"
+    )
+    parser.add_argument("--sessions-out", type=Path, metavar="FILE", help=f"CSV to write: {','.join(SESSION_COLUMNS)}")
     options = parser.parse_args(arguments)
-    problems = []
-    if not 1 <= options.accounts <= ACCOUNTS_MAX:
-        problems.append(f"--accounts: expected 1 to {ACCOUNTS_MAX}, got {options.accounts}")
-    if not 0 <= options.opening_balance <= AMOUNT_MAX:
-        problems.append(f"--opening-balance: expected 0 to {AMOUNT_MAX}, got {options.opening_balance}")
-    if not options.out.absolute().parent.is_dir():
-        problems.append(f"--out: the folder of {options.out} does not exist")
+    problems = _problems(options)
     if problems:
         raise ConfigurationError(problems)
     settings = read_settings(SeedSettings, environment)
     # One password for all, drawn now: a hash of its own for each would cost 20 ms of a core a customer.
     password = secrets.token_urlsafe(12)
-    customers = asyncio.run(_seed(settings.admin_url, options.accounts, options.opening_balance, password))
-    _write(options.out, [(email, password, account, options.opening_balance) for email, account in customers])
-    configure_logs("seed").info("accounts.seeded", accounts=len(customers), file=str(options.out))
+    customers, sessions = asyncio.run(_seed(settings.admin_url, options, password))
+    _write(options.out, COLUMNS, [(email, password, account, options.opening_balance) for email, account in customers])
+    if options.sessions is not None:
+        _write(options.sessions_out, SESSION_COLUMNS, sessions)
+    configure_logs("seed").info(
+        "accounts.seeded", accounts=len(customers), sessions=len(sessions), file=str(options.out)
+    )
     return 0
+
+
+def _problems(options: argparse.Namespace) -> list[str]:
+    problems = []
+    if not 1 <= options.accounts <= ACCOUNTS_MAX:
+        problems.append(f"--accounts: expected 1 to {ACCOUNTS_MAX}, got {options.accounts}")
+    if not 0 <= options.opening_balance <= AMOUNT_MAX:
+        problems.append(f"--opening-balance: expected 0 to {AMOUNT_MAX}, got {options.opening_balance}")
+    if options.sessions is not None and not 1 <= options.sessions <= SESSIONS_MAX:
+        problems.append(f"--sessions: expected 1 to {SESSIONS_MAX}, got {options.sessions}")
+    if (options.sessions is None) != (options.sessions_out is None):
+        problems.append("--sessions and --sessions-out: give both or neither")
+    for option, file in (("--out", options.out), ("--sessions-out", options.sessions_out)):
+        if file is not None and not file.absolute().parent.is_dir():
+            problems.append(f"{option}: the folder of {file} does not exist")
+    return problems
 
 
 async def open_accounts(
@@ -88,21 +120,41 @@ async def open_accounts(
     return list(zip(emails, ids, strict=True))
 
 
-async def _seed(url: str, accounts: int, opening_balance: int, password: str) -> list[tuple[str, str]]:
+async def open_sessions(connection: Any, *, accounts: Sequence[str], sessions: int) -> list[tuple[str, str]]:
+    """Opens `sessions` sessions, for each of `accounts` in turn, in one statement; gives (token, account) of each.
+
+    The database keeps the tokens' hashes only.
+    """
+    opened = [(secrets.token_urlsafe(32), accounts[number % len(accounts)]) for number in range(sessions)]
+    tokens, owners = zip(*opened, strict=True)
+    await connection.execute(_SESSIONS, tokens, owners, SESSION_HOURS)
+    return opened
+
+
+async def _seed(
+    url: str, options: argparse.Namespace, password: str
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     password_hash = hash_password(password, salt=secrets.token_bytes(16))
     async with connect(url) as connection:
-        return await open_accounts(
-            connection, accounts=accounts, opening_balance=opening_balance, password_hash=password_hash
+        customers = await open_accounts(
+            connection,
+            accounts=options.accounts,
+            opening_balance=options.opening_balance,
+            password_hash=password_hash,
         )
+        if options.sessions is None:
+            return customers, []
+        accounts = [account for _, account in customers]
+        return customers, await open_sessions(connection, accounts=accounts, sessions=options.sessions)
 
 
-def _write(path: Path, rows: Sequence[tuple[str, str, str, int]]) -> None:
-    # Passwords: readable by the owner only.
+def _write(path: Path, columns: Sequence[str], rows: Sequence[tuple[str | int, ...]]) -> None:
+    # Passwords and tokens: readable by the owner only.
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(columns)
         writer.writerows(rows)
     partial.replace(path)

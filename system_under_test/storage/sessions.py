@@ -1,4 +1,4 @@
-"""The portal's way to customers' sessions: log-in within limits, log-out, live views; failures are those of `Database`."""
+"""The portal's way to sessions: log-in within limits, log-out, live views; failures are those of `Database`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

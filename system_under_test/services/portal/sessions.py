@@ -73,9 +73,7 @@ class SessionHandlers:
         self._threads = ThreadPoolExecutor(_LOG_INS_AT_ONCE, thread_name_prefix="log-in")
         self._under_way = 0
         self._nobodys_hash = hash_password(secrets.token_hex(16), salt=secrets.token_bytes(16))
-        self._log_ins = Counter(
-            "savings_log_ins", "Log-ins, by outcome.", ("outcome",), registry=node.metrics.registry
-        )
+        self._log_ins = Counter("savings_log_ins", "Log-ins, by outcome.", ("outcome",), registry=node.metrics.registry)
         for outcome in ("opened", "refused", "limited"):
             self._log_ins.labels(outcome)
 

@@ -188,10 +188,10 @@ $$;
 -- One step of synchronising the sessions with the newest reopening: the first compares all balances with their
 -- transfers, each marks at most `p_limit` sessions whose account was found right. Differing accounts are looked at
 -- again every two seconds. Gives the epoch, how many sessions were marked, how many still wait (those of differing
--- accounts among them), the first differing accounts, and the seconds from the reopening until the last session was
+-- accounts among them), how many accounts differ with the first of them by name, and the seconds from the reopening until the last session was
 -- synchronised (until now while some wait that can be); without a reopening all are zero.
 create function synchronise_sessions(p_limit integer)
-returns table (epoch bigint, synchronised bigint, waiting bigint, differing text[], lag_s double precision)
+returns table (epoch bigint, synchronised bigint, waiting bigint, differing bigint, named text[], lag_s double precision)
 language plpgsql security definer set search_path = public, pg_temp as $$
 declare
     v_reopening reopening;
@@ -199,7 +199,7 @@ declare
 begin
     select r.* into v_reopening from reopening r join service_state s on s.epoch = r.epoch for update of r;
     if not found then
-        return query select s.epoch, 0::bigint, 0::bigint, '{}'::text[], 0::double precision from service_state s;
+        return query select s.epoch, 0::bigint, 0::bigint, 0::bigint, '{}'::text[], 0::double precision from service_state s;
         return;
     end if;
     if v_reopening.checked_at is null
@@ -229,7 +229,8 @@ begin
         where r.epoch = v_reopening.epoch and r.synchronised_at is distinct from v_reopening.synchronised_at;
 
     epoch := v_reopening.epoch;
-    differing := array(select d.account from differing_account d order by d.account limit 20);
+    select count(*) into differing from differing_account;
+    named := array(select d.account from differing_account d order by d.account limit 20);
     lag_s := extract(epoch from coalesce(v_reopening.synchronised_at, clock_timestamp()) - v_reopening.reopened_at);
     return next;
 end
