@@ -224,6 +224,10 @@ class AttachedTarget:
         """One of the topology's actions."""
         await self._commands.act(action)
 
+    async def in_effect(self, action: str) -> tuple[bool, Mapping[str, Any]]:
+        """See `Target.in_effect`."""
+        return await self._commands.in_effect(action)
+
     def undo_of(self, action: str) -> tuple[Step, ...]:
         """What takes an action back, as undo steps."""
         return self._commands.undo_of(action)

@@ -179,6 +179,14 @@ class Commands:
                     f"last seen: {seen}"
                 )
 
+    async def in_effect(self, name: str) -> tuple[bool, dict[str, Any]]:
+        """Whether an action's effect shows now, and what was read."""
+        effect = self.action(name).effect
+        if effect is None:
+            return False, {}
+        value = await observe(self._system, effect.observe, running=self._running())
+        return same(value, effect.equals), {effect.observe: value}
+
     def undo_of(self, name: str) -> tuple[Step, ...]:
         """What takes an action back, as plain undo steps."""
         undo = self.action(name).undo

@@ -83,6 +83,9 @@ class Target(Protocol):
     async def act(self, action: str) -> None:
         """One of the topology's actions."""
 
+    async def in_effect(self, action: str) -> tuple[bool, Mapping[str, Any]]:
+        """Whether an action's effect shows now, and what was read; False where the topology names no effect."""
+
     def undo_of(self, action: str) -> tuple[Step, ...]:
         """What takes an action back, as undo steps; empty where the topology names nothing. Ask before acting."""
 

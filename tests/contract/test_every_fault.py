@@ -175,7 +175,7 @@ async def test_the_same_seed_takes_the_same_victims(house: House, name: str) -> 
     assert house.victims(name, 5) == house.victims(name, 5)
     others = {house.victims(name, seed) for seed in range(50)}
     everyone = {instance.name for instance in house.target.instances("portal")}
-    assert len(others) > 1 or set(house.victims(name, 5)) == everyone
+    assert len(others) > 1 or set(house.victims(name, 5)) in (everyone, set())
 
 
 async def test_a_fault_of_a_killed_runner_is_undone_by_another_process_from_its_record_alone(
