@@ -23,17 +23,31 @@ def cross_check(written: Salvaged[Any]) -> list[Finding]:
 
 
 def unknown_names(written: Salvaged[Any], names: Mapping[str, Collection[str]]) -> list[Finding]:
-    """What expectations name that does not exist, by the parameter that names it; parameters not in `names` may be all.
+    """What expectations and actions name that does not exist, by what names it; what is not in `names` may be all.
 
     `during` is looked up in the experiment itself.
     """
     known = {**names, "during": _faults_named(written)}
-    return [
+    expected = [
         (("expect", index, checker, parameter), _no_such(parameter, name, known[parameter]))
         for index, entry in enumerate(_items(written.document.data.get("expect")))
         for checker, parameter, name in _names_in(entry)
         if parameter in known and name not in known[parameter]
     ]
+    return [*_actions(written, names), *expected]
+
+
+def _actions(written: Salvaged[Any], names: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+    for index, entry in enumerate(_items(written.document.data.get("faults"))):
+        wish = entry.get("action") if isinstance(entry, Mapping) else None
+        name = wish.get("name") if isinstance(wish, Mapping) else None
+        if not isinstance(name, str) or not isinstance(wish, Mapping):
+            continue
+        if name not in names.get("action", {name}):
+            told = f"the target has no action {name!r} with an effect that shows it; {suggest(name, names['action'])}"
+            yield ("faults", index, "action", "name"), told
+        elif wish.get("for") is not None and name not in names.get("undo", {name}):
+            yield ("faults", index, "action", "for"), f"the target does not say how {name!r} is undone: leave `for` out"
 
 
 def beside(source: Path, relative: str) -> Path:

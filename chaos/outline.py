@@ -19,7 +19,7 @@ class Outline:
 
     roles: Mapping[str, RoleShape | None] | None
     names: Mapping[str, Collection[str]]
-    """parameter of expectations -> what it can refer to"""
+    """what can be referred to: each `reading` and `dump`, each `action` with an effect, those of them with an `undo`"""
     probe_path: str | None
 
 
@@ -73,6 +73,11 @@ def _names(written: Salvaged[Any]) -> dict[str, Collection[str]]:
         found = [str(dump["name"]) for dump in dumps if isinstance(dump, Mapping) and "name" in dump]
         if len(found) == len(dumps):
             names["dump"] = found
+    actions = data.get("actions", {})
+    if written.meant(("actions",)) and isinstance(actions, Mapping):
+        provable = {name for name, action in actions.items() if isinstance(action, Mapping) and "effect" in action}
+        names["action"] = provable
+        names["undo"] = {name for name in provable if "undo" in actions[name]}
     return names
 
 

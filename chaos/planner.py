@@ -33,6 +33,11 @@ class Occurrence:
     instances: tuple[str, ...]
     params: Mapping[str, Any]
 
+    @property
+    def aim(self) -> str:
+        """On whom or what, for people."""
+        return ", ".join(self.instances) or str(self.params.get("name", "the target"))
+
     def to_json(self) -> dict[str, Any]:
         """As in `timeline` of plan.json."""
         return {

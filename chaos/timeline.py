@@ -16,7 +16,7 @@ def render_plan(plan: Plan) -> str:
             if one.fault.heal_after_s is None
             else f"healed after {format_duration(one.fault.heal_after_s)}"
         )
-        lines.append(f"  {one.at_s:>8.3f} s  {one.fault_id:<12} {', '.join(one.instances) or one.params.get('name', '')}  ({healed})")
+        lines.append(f"  {one.at_s:>8.3f} s  {one.fault_id:<12} {one.aim}  ({healed})")
     if not plan.timeline:
         lines.append("  none")
     lines += ["", "must hold", *(f"  {_entry(entry)}" for entry in plan.expect)]

@@ -139,7 +139,7 @@ class _Play:
             self._written(self._stage.undo.done, self._occurrence.fault_id)
         else:
             self._stage.left[self._occurrence.fault_id] = (
-                f"{self._occurrence.fault_id}: {self._occurrence.name} on {', '.join(self._occurrence.instances) or self._stage.target.name} is "
+                f"{self._occurrence.fault_id}: {self._occurrence.name} on {self._occurrence.aim} is "
                 f"not proven to be healed ({dict(proof.evidence)}); clear it with `holdfast heal`"
             )
 

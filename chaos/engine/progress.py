@@ -63,7 +63,7 @@ class Progress:
             parts.append(f"{self.errors} errors")
             if self.failed_probes:
                 parts.append(f"probes failed: {self.failed_probes}")
-        parts += [f"{one.name} {', '.join(one.instances)}" for one in self.in_force.values()]
+        parts += [f"{one.name} {one.aim}" for one in self.in_force.values()]
         return "   ".join(parts)
 
 

@@ -20,8 +20,9 @@ from pydantic import TypeAdapter
 
 from chaos.engine.play import Stage
 from chaos.faults.fault import FAULTS, Fault, Proof, Scene
+from chaos.outline import shapes
 from chaos.parameters import written_as
-from chaos.planner import Occurrence, shapes
+from chaos.planner import Occurrence
 from chaos.processes import alive, state
 from chaos.targets.opening import OpenTarget, open_target
 from chaos.targets.target import Target

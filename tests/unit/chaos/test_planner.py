@@ -67,6 +67,33 @@ def test_a_new_entry_does_not_move_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("{name: shut}", None),
+        ("{name: shut, for: 3s}", None),
+        ("{name: close}", None),
+        ("{name: close, for: 3s}", "action.for: the target does not say how 'close' is undone"),
+        ("{name: shout}", "action.name: the target has no action 'shout' with an effect"),
+        ("{name: shut, for: 31s}", "does not fit: it begins at 0 s and is healed after 31 s"),
+    ],
+)
+def test_an_action_must_be_one_that_can_be_proven_and_where_asked_undone(
+    tmp_path: Path, entry: str, told: str | None
+) -> None:
+    """`shut` has an effect and an undo, `close` only an effect."""
+    experiment = load_experiment(write(tmp_path, f"{HEAD}load: {{probe: {{path: /}}}}\nfaults:\n  - action: {entry}\n"))
+    names = {"action": ["shut", "close"], "undo": ["shut"]}
+    if told is None:
+        (one,) = plan(experiment, ROLES, 1, names=names).timeline
+        assert (one.instances, one.aim) == ((), entry.strip("{}").split(",")[0].removeprefix("name: "))
+        return
+    with pytest.raises(ExperimentError) as caught:
+        plan(experiment, ROLES, 1, names=names)
+    (problem,) = caught.value.problems
+    assert told in problem
+
+
+@pytest.mark.parametrize(
     ("selection", "numbers"),
     [
         ("count: 2", {2}),
