@@ -9,6 +9,7 @@ Messages say what happened, where, and what to do. A violated invariant of ours 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class HoldfastError(Exception):
@@ -21,6 +22,11 @@ class ExperimentError(HoldfastError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+def cannot_be_made(folder: Path, error: OSError) -> ExperimentError:
+    """What to tell when the folder of the runs, or one below it, cannot be made: it is the user's to choose."""
+    return ExperimentError([f"{folder}: this folder cannot be made: {error.strerror}; choose another with --out"])
 
 
 class TargetError(HoldfastError):

@@ -128,8 +128,8 @@ def draft_experiment(path: Path, *, target: Path | None = None) -> Experiment:
     document = load(path)
     written = salvage(
         document,
-        TypeAdapter(_file_model(checked=True)),
-        unchecked=TypeAdapter(_file_model(checked=False)),
+        _file(checked=True),
+        unchecked=_file(checked=False),
         spare={"title": "untitled", "target": "nowhere", "expect": [None]},
     )
     return _resolve(path, written.also(cross_check(written)), target)
@@ -139,7 +139,7 @@ def experiment_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of an experiment file, for editors."""
     from metrics.checkers import expectation_schema
 
-    schema = _file_model(checked=True).model_json_schema(by_alias=True)
+    schema = _file(checked=True).json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Holdfast experiment"
     schema["properties"]["expect"]["items"] = expectation_schema()
@@ -147,7 +147,7 @@ def experiment_schema() -> dict[str, Any]:
 
 
 @cache
-def _file_model(*, checked: bool) -> type[BaseModel]:
+def _file(*, checked: bool) -> TypeAdapter[Any]:
     """Built on first use, since it lists every registered fault and guardrail."""
     faults = {name: written_as(FAULTS[name], checked=checked) for name in FAULTS}
     guardrails = {name: written_as(GUARDRAILS[name], checked=checked) for name in GUARDRAILS}
@@ -166,7 +166,7 @@ def _file_model(*, checked: bool) -> type[BaseModel]:
         "set": (dict[str, Any], Field(default={}, description="changes to the target: portal.env.VERSION: v2")),
         "tags": (list[str], []),
     }
-    return create_model("ExperimentFile", __base__=Strict, **fields)
+    return TypeAdapter(create_model("ExperimentFile", __base__=Strict, **fields))
 
 
 def _any_of(name: str, base: type[BaseModel], choices: Mapping[str, Any]) -> type[BaseModel]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, cast, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, create_model
+from pydantic.fields import FieldInfo
 
 
 class Strict(BaseModel):
@@ -24,7 +25,9 @@ def written_as(cls: type[Any], *, checked: bool = True) -> Any:
 
 def keys_of(cls: type[Any]) -> Mapping[str, str]:
     """Field of the dataclass `cls` -> the key by which it is written."""
-    return {name: info.alias or name for name, info in _model(cls).model_fields.items()}
+    hints = get_type_hints(cls, include_extras=True)
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    return {name: FieldInfo.from_annotation(hints[name]).alias or name for name in names}
 
 
 def _model(cls: type[Any]) -> type[BaseModel]:

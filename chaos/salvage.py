@@ -10,6 +10,7 @@ the same round. They ask `whole` and `meant` first, so that none of them blames 
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Generic, Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -93,7 +94,7 @@ def salvage(
         return Salvaged(document=document, model=adapter.validate_python(document.data))
     except ValidationError as error:
         details_at = relevant(document.data, error)
-    schema = adapter.json_schema()
+    schema = schema_of(adapter)
     first: Salvaged[Model] = Salvaged(
         document=document,
         model=None,
@@ -109,6 +110,12 @@ def salvage(
     built = _rest(document.data, rest, spare or {})
     salvaged = replace(first, model=built[0], findings=tuple(told), left_out=built[1])
     return salvaged if unchecked is None else salvaged.also(_hidden_checks(document.data, adapter, first.wrong))
+
+
+@cache
+def schema_of(adapter: TypeAdapter[Any]) -> dict[str, Any]:
+    """The JSON Schema of a model, for suggestions; not to be changed."""
+    return adapter.json_schema()
 
 
 def _rest(data: Any, adapter: TypeAdapter[Model], spare: Mapping[str, Any]) -> tuple[Model | None, frozenset[Place]]:

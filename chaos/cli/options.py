@@ -18,12 +18,23 @@ def runs_dir_option(function: Function) -> Function:
     return click.option(
         "--out",
         "runs_dir",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
+        callback=_folder,
         default=RUNS_DIR,
         show_default=True,
         metavar="DIR",
         help="The folder of the runs.",
     )(function)
+
+
+def _folder(_context: click.Context, _option: click.Parameter, path: Path) -> Path:
+    try:
+        wrong = "is no folder" if path.exists() and not path.is_dir() else None
+    except OSError as error:
+        wrong = f"cannot be used: {error.strerror}"
+    if wrong is not None:
+        raise click.BadParameter(f"{path} {wrong}; choose another one", param_hint="--out")
+    return path
 
 
 def json_option(function: Function) -> Function:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from chaos.errors import TargetError
+from chaos.errors import TargetError, cannot_be_made
 from chaos.experiment import Experiment
 from chaos.planner import Plan
 from chaos.processes import own_environment, run_to_end
@@ -36,7 +36,7 @@ def make_run_folder(runs_dir: Path, *, name: str) -> RunFolder:
     """A fresh folder `<date>-<name>-<random>` below `runs_dir`; `latest` points to it from now on.
 
     Raises:
-        TargetError: it cannot be made, and why.
+        ExperimentError: it cannot be made, and why.
     """
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{_file_name(name)}-{secrets.token_hex(3)}"
     path = runs_dir.absolute() / run_id
@@ -45,9 +45,7 @@ def make_run_folder(runs_dir: Path, *, name: str) -> RunFolder:
         (path / "logs").mkdir()
         _point_latest(runs_dir.absolute(), run_id)
     except OSError as error:
-        raise TargetError(
-            f"the run's folder {path} cannot be made: {error.strerror}; choose another with --out"
-        ) from error
+        raise cannot_be_made(path, error) from error
     return RunFolder(path=path, run_id=run_id)
 
 
@@ -87,13 +85,23 @@ def note_attached(folder: RunFolder) -> None:
 
 
 def replay_command(experiment: str, *, seed: int, target: Path | None, overrides: Mapping[str, Any]) -> str:
-    """The command that repeats a run."""
+    """The command that repeats a run, from whatever folder; `experiment` is a path or the name of a shipped one."""
     words = ["holdfast", "run", experiment, "--seed", str(seed)]
     if target is not None:
-        words += ["--target", str(target)]
+        words += ["--target", str(target.absolute())]
     for key, value in overrides.items():
-        words += ["--set", f"{key}={value}"]
+        words += ["--set", f"{key}={_as_option(value)}"]
     return shlex.join(words)
+
+
+def _as_option(value: Any) -> str:
+    """The text that `--set` reads as this value: JSON, unless it is a text that is not taken for that."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value)
 
 
 def _clock() -> dict[str, int]:

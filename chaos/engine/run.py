@@ -64,7 +64,8 @@ async def run_experiment(request: Request, *, progress: Progress | None = None, 
     """Runs an experiment and judges it; `quiet` shows no progress.
 
     Raises:
-        TargetError: the run's folder cannot be made or written. Whatever else goes wrong is part of the verdict.
+        ExperimentError: the run's folder cannot be made.
+        TargetError: it cannot be written. Whatever else goes wrong is part of the verdict.
         HealError: it cannot be written, and something is left.
     """
     folder = make_run_folder(request.runs_dir, name=request.experiment.source.stem)

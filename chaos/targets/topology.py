@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from chaos.documents import load
 from chaos.errors import ExperimentError
-from chaos.salvage import Salvaged, salvage
+from chaos.salvage import Salvaged, salvage, schema_of
 from chaos.targets.crosschecks import Names, cross_check, dependencies
 from chaos.targets.models import Role, TopologyFile
 from chaos.targets.overrides import apply_overrides
@@ -123,7 +123,7 @@ def draft_topology(path: Path, overrides: Mapping[str, Any]) -> Draft:
     document = load(path)
     lost: Mapping[str, str] = {}
     if overrides:
-        document, lost = apply_overrides(document, overrides, topology_schema())
+        document, lost = apply_overrides(document, overrides, schema_of(_ADAPTER))
     salvaged = salvage(document, _ADAPTER, spare=_SPARE)
     if salvaged.model is not None:
         found = cross_check(salvaged.model, Names(document.data))

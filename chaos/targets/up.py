@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from chaos.errors import HoldfastError, TargetError
+from chaos.errors import HoldfastError, TargetError, cannot_be_made
 from chaos.processes import myself
 from chaos.roster import boot_id
 from chaos.targets.local import LocalTarget
@@ -40,7 +40,7 @@ async def up(
     """Starts a target and holds it until SIGINT or SIGTERM; `on_up` is told when it is ready. Gives what is left.
 
     Raises:
-        ExperimentError: the topology cannot be used.
+        ExperimentError: the topology cannot be used, or the folder not be made.
         TargetError: it cannot be started, or is up already.
     """
     topology = load_topology(topology_path, overrides)
@@ -59,7 +59,10 @@ async def up(
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_be_made(folder, error) from error
     return folder
 
 

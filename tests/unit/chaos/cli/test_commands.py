@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from chaos.cli import execute, holdfast
+from chaos.cli.run import Options, _prepare
 from chaos.cli.shipped import shipped
 from chaos.errors import HealError, TargetError
 from chaos.experiment import experiment_schema, load_experiment
@@ -20,6 +22,7 @@ from chaos.planner import plan
 from chaos.targets.topology import load_topology, topology_schema
 
 Captured = pytest.CaptureFixture[str]
+SYSTEM = Path(__file__).parents[3] / "integration" / "engine" / "system" / "topology.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +139,10 @@ def test_without_runs_there_is_nothing_to_show_and_nothing_to_heal(capsys: Captu
     assert told == {"runs": [], "status": {"running": [], "up": [], "left": []}, "heal": {}}
 
 
-@pytest.mark.parametrize(("error", "code"), [(TargetError("no port"), 2), (HealError("kill -CONT 1"), 5)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(TargetError("no port"), 2), (HealError("kill -CONT 1"), 5), (OSError(28, "No space left on device"), 2)],
+)
 def test_what_the_environment_or_a_heal_did_has_a_code_of_its_own(
     error: Exception, code: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,11 +194,54 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_what_the_machine_refuses_is_told_in_one_line(tmp_path: Path, capsys: Captured) -> None:
-    """A file lies where the folder of the runs should be made; no traceback, and the place is named."""
+@pytest.mark.parametrize("out", ["file", "file/runs"])
+@pytest.mark.parametrize("command", [["up", str(SYSTEM)], ["run", "mine/experiment.yaml"]], ids=["up", "run"])
+def test_a_folder_of_runs_that_cannot_be_made_is_a_wrong_option(
+    command: list[str], out: str, tmp_path: Path, capsys: Captured
+) -> None:
+    """A file lies there, or where it should be made: exit 64 before anything starts, with the place and what to do."""
+    execute(["init", "mine"])
     (tmp_path / "file").touch()
-    system = Path(__file__).parents[3] / "integration" / "engine" / "system" / "topology.yaml"
+    capsys.readouterr()
 
-    assert execute(["up", str(system), "--out", "file/runs"]) == 2
+    assert execute([*command, "--out", out]) == 64
+    told = capsys.readouterr().err
+    assert out in told
+    assert "choose another" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_run_is_repeated_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """What a run of files in this folder prints as its repetition gives the same plan in another folder."""
+    execute(["init", "mine"])
+    options = Options(
+        target=Path("mine/topology.yaml"),
+        seed=7,
+        overrides={"app.count": 3},
+        runs_dir=Path("runs"),
+        max_duration_s=None,
+    )
+    (request,) = _prepare(["mine/experiment.yaml"], options)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+
+    program, *arguments = shlex.split(request.replay)
+    assert program == "holdfast"
+    assert execute([*arguments, "--dry-run", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == [request.plan.to_json()]
+
+
+def test_a_shipped_experiment_is_repeated_by_its_name() -> None:
+    """Wherever Holdfast is installed."""
+    options = Options(target=None, seed=7, overrides={}, runs_dir=Path("runs"), max_duration_s=None)
+    (request,) = _prepare(["tour"], options)
+    assert request.replay == "holdfast run tour --seed 7"
+
+
+def test_what_is_wrong_for_several_experiments_is_told_once(capsys: Captured) -> None:
+    """All shipped ones have the same target."""
+    assert execute(["run", "--all", "--set", "portal.cuont=2"]) == 64
     (line,) = capsys.readouterr().err.splitlines()
-    assert "Not a directory: 'file/runs/up/tiny'" in line
+    assert "override portal.cuont: roles.portal has no 'cuont'; did you mean 'count'?" in line

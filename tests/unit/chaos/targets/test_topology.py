@@ -154,6 +154,25 @@ quiet_when: {observe: b, is: 0}
     ]
 
 
+def test_a_wrong_item_does_not_move_the_lines_of_those_after_it(tmp_path: Path) -> None:
+    """The first two of a list are left out; what is wrong in the third is told of the third."""
+    text = """\
+name: x
+url: a.url
+roles:
+  a: {command: [x]}
+prepare:
+  - {comand: [x]}
+  - 5
+  - {command: [x, "${b.url}"]}
+"""
+    assert [problem.partition(";")[0] for problem in problems(tmp_path, text)] == [
+        "t.yaml:6: prepare.0.comand: unknown key",
+        "t.yaml:7: prepare.1: expected a mapping, got 5",
+        "t.yaml:8: prepare.2.command.1: ${b.url}: no role called 'b'",
+    ]
+
+
 def test_roles_that_wait_for_each_other_are_named_in_a_circle(tmp_path: Path) -> None:
     """One waits by `needs`, one by an output that its environment refers to."""
     text = """\
