@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from chaos.errors import TargetError
 from chaos.leftovers import members_of
 from chaos.processes import INSTANCE_MARK, Identity, Process, kill_all, own_environment, spawn
 from chaos.roster import Roster
-from chaos.targets.models import Action, Run
+from chaos.targets.models import Action, QuietWhen, Run
 from chaos.targets.observing import observe
 from chaos.targets.system import System
 from chaos.targets.target import Instance
@@ -201,32 +202,37 @@ class Commands:
 
     async def await_reading(self, name: str, holds: Callable[[float | str], bool], within_s: float) -> str | None:
         """Polls a reading until it holds: None then; otherwise, after the limit, what was seen last."""
-        deadline = asyncio.get_running_loop().time() + within_s
-        while True:
-            try:
-                value = await observe(self._system, name, running=self._running())
-                if holds(value):
-                    return None
-                seen = repr(value)
-            except TargetError as error:
-                # What cannot be read yet may be read later; the last reason is told at the end.
-                seen = str(error)
-            if asyncio.get_running_loop().time() >= deadline:
-                return seen
-            await asyncio.sleep(_POLL_S)
+        return await self._await_all({name: holds}, within_s)
 
     async def wait_quiet(self, *, within_s: float) -> bool:
-        """Waits for `quiet_when`; whether it came true. True at once where there is none."""
+        """Waits for `quiet_when`; whether it came true, all of it in one look. True at once where there is none."""
         rule = self._system.topology.file.quiet_when
-        if rule is None:
-            return True
+        rules = rule.rules() if rule is not None else ()
+        return await self._await_all({one.observe: partial(_is_quiet, one) for one in rules}, within_s) is None
 
-        def holds(value: float | str) -> bool:
-            if rule.maximum is not None:
-                return isinstance(value, float) and value <= rule.maximum
-            return same(value, rule.equals)
+    async def _await_all(self, conditions: Mapping[str, Callable[[float | str], bool]], within_s: float) -> str | None:
+        deadline = asyncio.get_running_loop().time() + within_s
+        while True:
+            unmet = [seen for name, holds in conditions.items() if (seen := await self._unmet(name, holds)) is not None]
+            if not unmet:
+                return None
+            if asyncio.get_running_loop().time() >= deadline:
+                return ", ".join(unmet)
+            await asyncio.sleep(_POLL_S)
 
-        return await self.await_reading(rule.observe, holds, within_s) is None
+    async def _unmet(self, name: str, holds: Callable[[float | str], bool]) -> str | None:
+        """What was seen instead; None where it holds. What cannot be read yet may be read later: its reason is told."""
+        try:
+            value = await observe(self._system, name, running=self._running())
+        except TargetError as error:
+            return str(error)
+        return None if holds(value) else repr(value)
+
+
+def _is_quiet(rule: QuietWhen, value: float | str) -> bool:
+    if rule.maximum is not None:
+        return isinstance(value, float) and value <= rule.maximum
+    return same(value, rule.equals)
 
 
 def same(value: float | str, wanted: object) -> bool:

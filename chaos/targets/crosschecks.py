@@ -62,8 +62,9 @@ def cross_check(file: TopologyFile, names: Names) -> list[Problem]:
         found += _check_reading(("observe", reading), rule, file, names)
     for action, act in file.actions.items():
         found += _check_action(("actions", action), act, file, names)
-    if file.quiet_when and file.quiet_when.observe not in names.readings:
-        found.append((("quiet_when", "observe"), _no_reading(file.quiet_when.observe, names)))
+    for number, quiet in enumerate(file.quiet_when.rules() if file.quiet_when else ()):
+        if quiet.observe not in names.readings:
+            found.append((("quiet_when", *["and"] * number, "observe"), _no_reading(quiet.observe, names)))
     for number, run in enumerate(file.prepare):
         found += _check_texts(("prepare", number), {"command": run.command, "env": run.env}, OF_RUN, (), names)
     found += _check_final(file, names)

@@ -301,17 +301,22 @@ class Action(Strict):
 
 
 class QuietWhen(Strict):
-    """When nothing is under way any more: a reading that equals `is`, or is at most `max`."""
+    """When nothing is under way any more: a reading that equals `is`, or is at most `max`; `and` so must another."""
 
     observe: str
     equals: Scalar = Field(default=None, alias="is")
     maximum: float | None = Field(default=None, alias="max")
+    other: "QuietWhen | None" = Field(default=None, alias="and")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.equals is None) == (self.maximum is None):
             raise ValueError("expected exactly one of is, max")
         return self
+
+    def rules(self) -> "tuple[QuietWhen, ...]":
+        """This condition and every further one."""
+        return (self, *(self.other.rules() if self.other is not None else ()))
 
 
 class TopologyFile(Strict):

@@ -133,7 +133,10 @@ async def test_actions_are_proven_by_their_effect_and_have_an_undo(workshop: Wor
     close = {"url": "web.url", "path": "/stage", "json": {"stage": "closed"}}
     path = workshop.topology(
         {"web": READY},
-        observe={"stage": {"http": "/status", "field": "now.stage", "role": "web"}},
+        observe={
+            "stage": {"http": "/status", "field": "now.stage", "role": "web"},
+            "posts": {"http": "/status", "field": "now.posts", "role": "web"},
+        },
         actions={
             "close": {
                 "http": close,
@@ -148,7 +151,7 @@ async def test_actions_are_proven_by_their_effect_and_have_an_undo(workshop: Wor
             },
             "broken": {"command": ["${python}", "-c", "raise SystemExit('no way')"]},
         },
-        quiet_when={"observe": "stage", "is": "closed"},
+        quiet_when={"observe": "stage", "is": "closed", "and": {"observe": "posts", "max": 1}},
     )
     async with workshop.opened(path) as opened:
         target = opened.target
@@ -164,6 +167,7 @@ async def test_actions_are_proven_by_their_effect_and_have_an_undo(workshop: Wor
             TargetError, match=r"action idle: stage did not become 'gone' within 0\.1 s, last seen: 'clos"
         ):
             await target.act("idle")
+        assert not await target.wait_quiet(within_s=0.1)
         with pytest.raises(TargetError, match=r"action refused: POST .*/stage: status 409: "):
             await target.act("refused")
         await target.act("note")

@@ -55,7 +55,7 @@ actions:
     effect: {observe: stage, is: closed, within: 10s}
     undo: {http: {url: balancer.url, path: /y}}
   rotate: {command: [rotate, "${balancer.admin_url}"]}
-quiet_when: {observe: leader.settlement, is: 0}
+quiet_when: {observe: leader.settlement, is: 0, and: {observe: retries, max: 5}}
 final: [{name: ledger, schema: ledger/1, command: [dump, --out, "${out}"], within: 60s}]
 allow_hosts: []
 """
