@@ -52,7 +52,7 @@ create table transfer (
         (kind = 'redemption') = (redemption is not null) and (kind = 'payout') = (payout is not null))
 );
 create index transfer_by_business_time on transfer using brin (business_at) with (pages_per_range = 16, autosummarize = on);
-create index transfer_by_transaction on transfer (transaction_id);
+create index transfer_by_transaction on transfer (transaction_id, seq);
 
 insert into account (id, kind, wallet)
     select k.kind || '-' || w.wallet, k.kind, w.wallet

@@ -1,1 +1,325 @@
 -- Sealed batches and the record of the ledger's verification.
+--
+--     transfers --seal--> sealed batches, each with the hash of the one before
+--                              |
+--     all tables --check_...-> problems --record_reconciliation--> signed record, and with it the gate
+
+-- Transfers that can no longer change, gathered in the order of (transaction, number): a batch holds those from its
+-- beginning up to, not including, its end, and the next one begins there.
+create table sealed_batch (
+    number bigint primary key check (number > 0),
+    from_transaction xid8 not null,
+    from_seq bigint not null,
+    to_transaction xid8 not null,
+    to_seq bigint not null,
+    transfers bigint not null check (transfers > 0),
+    -- The highest number in it.
+    last_seq bigint not null,
+    -- The numbers in order, and the digests of those transfers one after the other, by which a changed one is named.
+    seqs bigint[] not null,
+    digests bytea not null,
+    previous_hash bytea not null,
+    hash bytea not null unique,
+    sealed_at timestamptz not null default clock_timestamp()
+);
+-- Digests cannot be compressed.
+alter table sealed_batch alter column digests set storage external;
+
+create trigger sealed_batch_is_append_only before update or delete or truncate on sealed_batch
+    for each statement execute function refuse_change();
+
+-- What is hashed of a transfer: every column, in the binary form in which the database sends it, so that no setting
+-- changes it and no two transfers share it.
+create function transfer_digest(t transfer) returns bytea
+language sql stable as $$
+    select sha256(record_send(row(
+        t.seq, t.kind, t.debit_account, t.credit_account, t.amount, t.key, t.redemption, t.payout,
+        t.recorded_at, t.business_at, t.transaction_id)))
+$$;
+
+-- The transfers of a batch as they are now.
+create function batch_content(p_from xid8, p_from_seq bigint, p_to xid8, p_to_seq bigint)
+returns table (transfers bigint, last_seq bigint, seqs bigint[], digests bytea)
+language sql stable as $$
+    select count(*), max(t.seq), array_agg(t.seq order by t.seq),
+           string_agg(transfer_digest(t), ''::bytea order by t.seq)
+    from transfer t
+    where (t.transaction_id, t.seq) >= (p_from, p_from_seq) and (t.transaction_id, t.seq) < (p_to, p_to_seq)
+$$;
+
+create function batch_hash(b sealed_batch) returns bytea
+language sql stable as $$
+    select sha256(b.previous_hash || record_send(row(
+        b.number, b.from_transaction, b.from_seq, b.to_transaction, b.to_seq, b.transfers, b.last_seq, b.seqs, b.digests)))
+$$;
+
+-- What the first batch follows.
+create function chain_beginning() returns bytea
+language sql immutable as $$ select sha256('savings ledger, sealed batches, 1') $$;
+
+-- Seals the next batch of at most `p_limit` transfers and gives their number, 0 when nothing is left.
+--
+-- Every transaction below a snapshot's xmin is over. So what is taken here is complete, and nothing will ever be added
+-- to it, in whatever order transactions took their numbers and committed. What belongs to later ones, or to one that is
+-- still open, waits for another batch.
+create function seal(p_limit integer default 20000) returns bigint
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+    v_new sealed_batch;
+    v_over xid8;
+begin
+    -- In a statement of its own: the next one must see what another sealer has committed meanwhile.
+    perform pg_advisory_xact_lock(hashtext('sealed_batch'));
+    select b.number, b.to_transaction, b.to_seq, b.hash
+        into v_new.number, v_new.from_transaction, v_new.from_seq, v_new.previous_hash
+        from sealed_batch b order by b.number desc limit 1;
+    v_new.number := coalesce(v_new.number, 0) + 1;
+    v_new.from_transaction := coalesce(v_new.from_transaction, '0');
+    v_new.from_seq := coalesce(v_new.from_seq, 0);
+    v_new.previous_hash := coalesce(v_new.previous_hash, chain_beginning());
+    v_over := pg_snapshot_xmin(pg_current_snapshot());
+    -- A large transaction is sealed in several batches: it is over too.
+    select t.transaction_id, t.seq into v_new.to_transaction, v_new.to_seq
+        from transfer t
+        where (t.transaction_id, t.seq) >= (v_new.from_transaction, v_new.from_seq) and t.transaction_id < v_over
+        order by t.transaction_id, t.seq offset p_limit limit 1;
+    if not found then
+        v_new.to_transaction := v_over;
+        v_new.to_seq := 0;
+    end if;
+    select c.transfers, c.last_seq, c.seqs, c.digests
+        into v_new.transfers, v_new.last_seq, v_new.seqs, v_new.digests
+        from batch_content(v_new.from_transaction, v_new.from_seq, v_new.to_transaction, v_new.to_seq) c;
+    if v_new.transfers = 0 then
+        return 0;
+    end if;
+    v_new.hash := batch_hash(v_new);
+    v_new.sealed_at := clock_timestamp();
+    insert into sealed_batch select v_new.*;
+    return v_new.transfers;
+end
+$$;
+
+-- The checks. Each gives the rows that are wrong: the table, the row's key, what is expected and what is there. They are
+-- called within one repeatable-read transaction, so that all judge the same moment. Those that look at accounts take
+-- all of them, or those that transfers from (p_from, p_from_seq) on have touched.
+
+-- The chain, from batch `p_batch` on: each follows the one before, each is what its hash says, and the transfers are
+-- what they were when they were sealed.
+create function check_chain(p_batch bigint)
+returns table (place text, key text, expected text, found text)
+language plpgsql stable security definer set search_path = public, pg_temp as $$
+declare
+    v_batch sealed_batch;
+    v_end sealed_batch;
+    v_now record;
+begin
+    select b.number, b.to_transaction, b.to_seq, b.hash into v_end.number, v_end.to_transaction, v_end.to_seq, v_end.hash
+        from sealed_batch b where b.number < p_batch order by b.number desc limit 1;
+    v_end.number := coalesce(v_end.number, 0);
+    v_end.to_transaction := coalesce(v_end.to_transaction, '0');
+    v_end.to_seq := coalesce(v_end.to_seq, 0);
+    v_end.hash := coalesce(v_end.hash, chain_beginning());
+    for v_batch in select * from sealed_batch b where b.number >= p_batch order by b.number loop
+        if v_batch.number <> v_end.number + 1 then
+            return query select 'sealed_batch', (v_end.number + 1)::text, 'a sealed batch', 'none';
+        elsif v_batch.previous_hash <> v_end.hash then
+            return query select 'sealed_batch', v_batch.number::text,
+                'the hash of batch ' || v_end.number || ' before it, ' || encode(v_end.hash, 'hex'),
+                encode(v_batch.previous_hash, 'hex');
+        elsif (v_batch.from_transaction, v_batch.from_seq) <> (v_end.to_transaction, v_end.to_seq) then
+            return query select 'sealed_batch', v_batch.number::text,
+                format('a beginning at (%s, %s), where batch %s ends', v_end.to_transaction, v_end.to_seq, v_end.number),
+                format('(%s, %s)', v_batch.from_transaction, v_batch.from_seq);
+        end if;
+        if batch_hash(v_batch) <> v_batch.hash then
+            return query select 'sealed_batch', v_batch.number::text,
+                'content of hash ' || encode(v_batch.hash, 'hex'), encode(batch_hash(v_batch), 'hex');
+        end if;
+        select * into v_now
+            from batch_content(v_batch.from_transaction, v_batch.from_seq, v_batch.to_transaction, v_batch.to_seq);
+        if (v_now.seqs, v_now.digests) is distinct from (v_batch.seqs, v_batch.digests) then
+            return query select 'transfer', d.seq::text,
+                case when d.sealed is null then 'none in batch ' || v_batch.number
+                     else format('digest %s in batch %s', encode(d.sealed, 'hex'), v_batch.number) end,
+                case when d.present is null then 'none' else 'digest ' || encode(d.present, 'hex') end
+                from changed_transfers(v_batch) d;
+        end if;
+        v_end := v_batch;
+    end loop;
+end
+$$;
+
+-- Which transfers of a batch are not what they were: changed, gone (`present` is null) or come since (`sealed` is null).
+create function changed_transfers(b sealed_batch)
+returns table (seq bigint, sealed bytea, present bytea)
+language sql stable as $$
+    select coalesce(was.seq, now.seq), was.digest, now.digest
+    from (
+        select s.seq, substr(b.digests, (s.place * 32 - 31)::integer, 32) as digest
+        from unnest(b.seqs) with ordinality as s (seq, place)
+    ) as was
+    full join (
+        select t.seq, transfer_digest(t) as digest from transfer t
+        where (t.transaction_id, t.seq) >= (b.from_transaction, b.from_seq)
+            and (t.transaction_id, t.seq) < (b.to_transaction, b.to_seq)
+    ) as now on now.seq = was.seq
+    where was.digest is distinct from now.digest
+    order by 1
+$$;
+
+-- That each transfer goes from where its kind comes to where its kind goes, within one wallet, by a positive amount.
+create function check_transfers(p_from xid8, p_from_seq bigint)
+returns table (place text, key text, expected text, found text)
+language sql stable security definer
+set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan as $$
+    select 'transfer', t.seq::text,
+           format('%s of a positive amount from %s to %s of one wallet', t.kind, way.debit, way.credit),
+           format('%s from %s (%s) to %s (%s)', t.amount, t.debit_account, coalesce(d.kind || ' in ' || d.wallet, 'none'),
+                  t.credit_account, coalesce(c.kind || ' in ' || c.wallet, 'none'))
+    from transfer t
+    left join (values ('seed', 'custody', 'customer'), ('deposit', 'custody', 'customer'),
+                      ('redemption', 'customer', 'payable'), ('interest', 'interest', 'customer'),
+                      ('payout', 'payable', 'custody')) as way (kind, debit, credit) on way.kind = t.kind
+    left join account d on d.id = t.debit_account
+    left join account c on c.id = t.credit_account
+    where (t.transaction_id, t.seq) >= (p_from, p_from_seq)
+        and (t.amount > 0 and (d.kind, c.kind) = (way.debit, way.credit) and d.wallet = c.wallet) is not true
+    order by t.seq
+$$;
+
+-- What each transfer does to its customer's account.
+create view customer_movement as
+    select case when kind = 'redemption' then debit_account else credit_account end as account,
+           case when kind = 'redemption' then -amount else amount end as amount,
+           seq, kind, redemption, business_at, transaction_id
+    from transfer where kind <> 'payout';
+
+-- That each customer's cached balance, interest and head are what the transfers add up to, and that no balance is
+-- negative.
+create function check_balances(p_from xid8, p_from_seq bigint)
+returns table (place text, key text, expected text, found text)
+language sql stable security definer
+set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
+set work_mem = '32MB' as $$
+    with touched as materialized (
+        select distinct m.account from customer_movement m
+        where p_from > '0' and (m.transaction_id, m.seq) >= (p_from, p_from_seq)
+    ),
+    summed as (
+        select m.account, sum(m.amount)::bigint as balance, max(m.seq) as head,
+               coalesce(sum(m.amount) filter (where m.kind = 'interest'), 0)::bigint as interest
+        from customer_movement m
+        where p_from = '0' or m.account in (select account from touched)
+        group by m.account
+    )
+    select 'account', coalesce(a.id, s.account),
+           format('balance %s with interest %s, true of transfer %s', coalesce(s.balance, 0), coalesce(s.interest, 0),
+                  coalesce(s.head, 0)),
+           case when a.id is null then 'none'
+                else format('balance %s with interest %s, true of transfer %s', a.balance, a.interest, a.head) end
+    from summed s
+    full join (
+        select * from account where kind = 'customer' and (p_from = '0' or id in (select account from touched))
+    ) as a on a.id = s.account
+    where a.balance < 0 or (a.balance, a.interest, a.head)
+        is distinct from (coalesce(s.balance, 0), coalesce(s.interest, 0), coalesce(s.head, 0))
+    order by 2
+$$;
+
+-- That the accounts of each wallet add up to zero (customers by their cached balances), that no more has been paid out
+-- than was redeemed, and that custody holds what is owed.
+create function check_wallets()
+returns table (place text, key text, expected text, found text)
+language sql stable security definer
+set search_path = public, pg_temp set enable_nestloop = off as $$
+    with platform as (
+        select side.account, sum(side.amount) as balance
+        from (
+            select case when kind = 'redemption' then credit_account else debit_account end as account,
+                   case when kind = 'redemption' then amount else -amount end as amount
+            from transfer
+            union all
+            select credit_account, amount from transfer where kind = 'payout'
+        ) as side
+        group by side.account
+    ),
+    balance as (
+        select a.wallet, a.kind, sum(coalesce(a.balance, p.balance, 0)) as total
+        from account a left join platform p on p.account = a.id
+        group by a.wallet, a.kind
+    )
+    select 'account', 'wallet ' || w.wallet, 'accounts that add up to 0', sum(w.total)::text
+    from balance w group by w.wallet having sum(w.total) <> 0
+    union all
+    select 'account', w.kind || '-' || w.wallet, 'no more paid out than was redeemed', w.total::text
+    from balance w where w.kind = 'payable' and w.total < 0
+$$;
+
+-- The process that reconciles signs with a key of its own. One key at a time: only an owner can retire it.
+create table reconciliation_key (
+    public_key bytea primary key check (length(public_key) = 32),
+    enrolled_at timestamptz not null default clock_timestamp(),
+    retired_at timestamptz
+);
+create unique index reconciliation_key_in_force on reconciliation_key ((true)) where retired_at is null;
+
+create function enrol_reconciliation_key(p_public_key bytea) returns void
+language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+    insert into reconciliation_key (public_key) values (p_public_key) on conflict do nothing;
+    perform from reconciliation_key k where k.public_key = p_public_key and k.retired_at is null;
+    if not found then
+        raise exception 'another key signs reconciliations, or this one has been retired'
+            using errcode = 'insufficient_privilege',
+            hint = 'Bring the old key file back, or let the owner set retired_at of the old key in reconciliation_key.';
+    end if;
+end
+$$;
+
+-- What was found, when, and of which ledger. `signature` is over all of it and the signature of the record before.
+create table reconciliation (
+    number bigint primary key check (number > 0),
+    "full" boolean not null,
+    passed boolean not null,
+    -- The newest transfer there was.
+    head bigint not null,
+    -- The newest sealed batch there was and its hash (0 and the beginning of the chain where there was none), and up to
+    -- which transaction transfers were checked.
+    batch bigint not null,
+    batch_hash bytea not null,
+    -- Up to which the accrual's hours were checked.
+    accrued_to timestamptz,
+    problems json not null,
+    took_s double precision not null,
+    recorded_at timestamptz not null,
+    public_key bytea not null references reconciliation_key,
+    signature bytea not null check (length(signature) = 64),
+    constraint passed_without_problems check (passed = (json_array_length(problems) = 0))
+);
+create trigger reconciliation_is_append_only before update or delete or truncate on reconciliation
+    for each statement execute function refuse_change();
+
+-- Writes the record that follows record `number` - 1, and sets the gate with it: what failed shuts it, only a whole check
+-- that passed opens it. A second one that follows the same record is refused by its number.
+create function record_reconciliation(p_record reconciliation, p_reason text) returns void
+language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+    if p_record.number <> (select coalesce(max(r.number), 0) + 1 from reconciliation r) then
+        raise exception 'record % does not follow the newest one', p_record.number using errcode = 'unique_violation';
+    end if;
+    perform from reconciliation_key k where k.public_key = p_record.public_key and k.retired_at is null;
+    if not found then
+        raise exception 'record % is signed with a key that is not in force', p_record.number
+            using errcode = 'insufficient_privilege';
+    end if;
+    insert into reconciliation select p_record.*;
+    if not p_record.passed then
+        update service_state set gate = 'shut', gate_reason = p_reason, changed_at = clock_timestamp()
+            where (gate, gate_reason) <> ('shut', p_reason);
+    elsif p_record."full" then
+        update service_state set gate = 'open', gate_reason = '', changed_at = clock_timestamp()
+            where (gate, gate_reason) <> ('open', '');
+    end if;
+end
+$$;
