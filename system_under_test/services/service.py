@@ -8,6 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import structlog
@@ -17,7 +18,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from pydantic import Field
 
 from system_under_test.logs import configure_logs
-from system_under_test.settings import DatabaseUrl, Name, PlatformError, Port, Settings
+from system_under_test.settings import DatabaseUrl, ExistingFolder, Name, PlatformError, Port, Settings
 from system_under_test.storage.database import Database, DatabaseLimits, NotDoneError, OutcomeUnknownError
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,6 +33,8 @@ class ServiceSettings(Settings):
     version: Name = Field(default="v1", alias="VERSION")
     database_url: DatabaseUrl = Field(alias="DATABASE_URL")
     statement_s: Annotated[float, Field(gt=0, le=600)] = Field(default=10.0, alias="STATEMENT_SECONDS")
+    # The instance's own folder, for those that keep a key.
+    data_dir: ExistingFolder | None = Field(default=None, alias="HOLDFAST_DATA_DIR")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +45,7 @@ class Service:
     log: structlog.stdlib.BoundLogger
     database: Database
     registry: CollectorRegistry
+    data_dir: Path | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def rest(self, seconds: float, *, unless: asyncio.Event | None = None) -> None:
@@ -86,7 +90,9 @@ async def _run(settings: ServiceSettings, work: Work, pool_size: int) -> None:
         application=settings.instance,
         on_change=lambda ready, problem: log.info("database", ready=ready, problem=problem),
     )
-    service = Service(instance=settings.instance, log=log, database=database, registry=registry)
+    service = Service(
+        instance=settings.instance, log=log, database=database, registry=registry, data_dir=settings.data_dir
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)

@@ -10,8 +10,8 @@ Every failure says whether the thing may have happened:
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -119,6 +119,29 @@ class Database:
 
     async def rows(self, statement: str, *arguments: Any) -> Sequence[Any]:
         """Every row that `statement` gives; raises as `row` does."""
+        async with self._connection() as connection:
+            rows: Sequence[Any] = await connection.fetch(
+                statement, *arguments, timeout=self._limits.statement_within_s + _CLIENT_MARGIN_S
+            )
+        self._answered_s = time.monotonic()
+        return rows
+
+    @asynccontextmanager
+    async def snapshot(self, *, within_s: float) -> AsyncIterator[Any]:
+        """A connection on which every statement reads one and the same moment, each for at most `within_s`.
+
+        Only for what cannot be one statement: it keeps a connection, and old rows from being cleared, until it ends.
+        Raises as `row` does, of the statements within too.
+        """
+        async with (
+            self._connection() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            await connection.execute(f"set local statement_timeout = {within_s * 1000:.0f}")
+            yield connection
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
         if self._pool is None:
             raise NotDoneError("the database has not been reached yet")
         try:
@@ -126,9 +149,7 @@ class Database:
         except (*_LOST, asyncpg.PostgresError) as error:
             raise NotDoneError(f"no connection to the database: {error or 'all are in use'}") from error
         try:
-            rows: Sequence[Any] = await connection.fetch(
-                statement, *arguments, timeout=self._limits.statement_within_s + _CLIENT_MARGIN_S
-            )
+            yield connection
         except _ROLLED_BACK as error:
             raise NotDoneError(f"the database gave up: {error}") from error
         except _LOST as error:
@@ -141,8 +162,6 @@ class Database:
             # What is released broken is replaced at its next use; that the release fails too says nothing new.
             with suppress(*_LOST, asyncpg.PostgresError):
                 await self._pool.release(connection, timeout=_CLOSE_WITHIN_S)
-        self._answered_s = time.monotonic()
-        return rows
 
     async def _ping(self) -> None:
         if self._pool is None:

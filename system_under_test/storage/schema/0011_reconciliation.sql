@@ -277,22 +277,21 @@ begin
 end
 $$;
 
--- What was found, when, and of which ledger. `signature` is over all of it and the signature of the record before.
+-- What was found, when, and of which ledger. `signature` is over all the rest, and `previous` over the record before.
 create table reconciliation (
     number bigint primary key check (number > 0),
     "full" boolean not null,
     passed boolean not null,
     -- The newest transfer there was.
     head bigint not null,
-    -- The newest sealed batch there was and its hash (0 and the beginning of the chain where there was none), and up to
-    -- which transaction transfers were checked.
+    -- The newest sealed batch there was and its hash; 0 and the beginning of the chain where there was none.
     batch bigint not null,
     batch_hash bytea not null,
-    -- Up to which the accrual's hours were checked.
-    accrued_to timestamptz,
     problems json not null,
     took_s double precision not null,
     recorded_at timestamptz not null,
+    -- The digest of the record before with its signature.
+    previous bytea not null,
     public_key bytea not null references reconciliation_key,
     signature bytea not null check (length(signature) = 64),
     constraint passed_without_problems check (passed = (json_array_length(problems) = 0))
@@ -300,26 +299,81 @@ create table reconciliation (
 create trigger reconciliation_is_append_only before update or delete or truncate on reconciliation
     for each statement execute function refuse_change();
 
--- Writes the record that follows record `number` - 1, and sets the gate with it: what failed shuts it, only a whole check
--- that passed opens it. A second one that follows the same record is refused by its number.
-create function record_reconciliation(p_record reconciliation, p_reason text) returns void
+-- The ledger as of now: its newest transfer, its newest sealed batch, and the time.
+create function ledger_moment() returns table (head bigint, batch bigint, batch_hash bytea, wall timestamptz)
+language sql stable security definer set search_path = public, pg_temp as $$
+    select (select coalesce(max(t.seq), 0) from transfer t), coalesce(b.number, 0),
+           coalesce(b.hash, chain_beginning()), clock_timestamp()
+    from (values (1)) as one
+    left join lateral (select s.number, s.hash from sealed_batch s order by s.number desc limit 1) b on true
+$$;
+
+-- Where a batch ends, which is where the next one begins; (0, 0) for batch 0.
+create function batch_end(p_batch bigint) returns table (transaction text, seq bigint)
+language sql stable security definer set search_path = public, pg_temp as $$
+    select coalesce(max(b.to_transaction), '0')::text, coalesce(max(b.to_seq), 0)
+    from sealed_batch b where b.number = p_batch
+$$;
+
+create function sealed_hash(p_batch bigint) returns bytea
+language sql stable security definer set search_path = public, pg_temp as $$
+    select b.hash from sealed_batch b where b.number = p_batch
+$$;
+
+-- The records from `p_number` on, at most `p_limit`.
+create function read_reconciliations(p_number bigint, p_limit integer) returns setof reconciliation
+language sql stable security definer set search_path = public, pg_temp as $$
+    select * from reconciliation r where r.number >= p_number order by r.number limit p_limit
+$$;
+
+-- The newest record; with `p_passed`, the newest that passed.
+create function newest_reconciliation(p_passed boolean) returns setof reconciliation
+language sql stable security definer set search_path = public, pg_temp as $$
+    select * from reconciliation r where r.passed or not p_passed order by r.number desc limit 1
+$$;
+
+-- Writes the record, and sets the gate with it: what failed shuts it for `p_reason`, only a whole check that passed opens
+-- it. It has to follow the newest one: what was recorded meanwhile may have failed, and is not to be passed over.
+create function record_reconciliation(
+    p_number bigint, p_full boolean, p_passed boolean, p_head bigint, p_batch bigint, p_batch_hash bytea, p_problems text,
+    p_took_s double precision, p_recorded_at timestamptz, p_previous bytea, p_public_key bytea, p_signature bytea,
+    p_reason text)
+returns void
 language plpgsql security definer set search_path = public, pg_temp as $$
 begin
-    if p_record.number <> (select coalesce(max(r.number), 0) + 1 from reconciliation r) then
-        raise exception 'record % does not follow the newest one', p_record.number using errcode = 'unique_violation';
+    perform pg_advisory_xact_lock(hashtext('reconciliation'));
+    if p_number <> (select coalesce(max(r.number), 0) + 1 from reconciliation r) then
+        raise exception 'reconciliation % does not follow the newest one', p_number using errcode = 'unique_violation';
     end if;
-    perform from reconciliation_key k where k.public_key = p_record.public_key and k.retired_at is null;
+    perform from reconciliation_key k where k.public_key = p_public_key and k.retired_at is null;
     if not found then
-        raise exception 'record % is signed with a key that is not in force', p_record.number
+        raise exception 'reconciliation % is signed with a key that is not in force', p_number
             using errcode = 'insufficient_privilege';
     end if;
-    insert into reconciliation select p_record.*;
-    if not p_record.passed then
+    insert into reconciliation values (
+        p_number, p_full, p_passed, p_head, p_batch, p_batch_hash, p_problems::json, p_took_s, p_recorded_at, p_previous,
+        p_public_key, p_signature);
+    if not p_passed then
         update service_state set gate = 'shut', gate_reason = p_reason, changed_at = clock_timestamp()
             where (gate, gate_reason) <> ('shut', p_reason);
-    elsif p_record."full" then
+    elsif p_full then
         update service_state set gate = 'open', gate_reason = '', changed_at = clock_timestamp()
             where (gate, gate_reason) <> ('open', '');
     end if;
 end
 $$;
+
+-- What the process that verifies has to know of the service.
+create function service_stage() returns table (stage text, gate text)
+language sql stable security definer set search_path = public, pg_temp as $$
+    select s.stage, s.gate from service_state s
+$$;
+
+grant execute on function
+    seal(integer), check_chain(bigint), check_transfers(xid8, bigint), check_balances(xid8, bigint), check_wallets(),
+    enrol_reconciliation_key(bytea), ledger_moment(), batch_end(bigint), sealed_hash(bigint),
+    read_reconciliations(bigint, integer), newest_reconciliation(boolean), service_stage(),
+    record_reconciliation(bigint, boolean, boolean, bigint, bigint, bytea, text, double precision, timestamptz, bytea,
+        bytea, bytea, text)
+    to savings_maintenance;
+grant select on sealed_batch, reconciliation, reconciliation_key to savings_auditor;

@@ -1,0 +1,225 @@
+"""Whether the ledger is right: every check of it, one signed record of what they found, and with it the gate.
+
+    seal what is over -> one moment of the database: records, chain, transfers, balances, ... -> record -> gate
+
+What is wrong is named by its row. A whole check looks at everything there is; the other one at what came since the
+newest record that passed and at the accounts which that touched. Only a whole check that passed opens the gate, and
+anything that fails shuts it.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import asyncpg
+
+from system_under_test.domain.signatures import public_key
+from system_under_test.settings import PlatformError
+from system_under_test.storage.database import Database, NotDoneError
+from system_under_test.storage.reconciliation_records import (
+    BEGINNING,
+    Anchor,
+    Record,
+    read_anchor,
+    read_key,
+    read_records,
+    record_of,
+    signed,
+    write_anchor,
+)
+
+_CHECK_WITHIN_S: Final = 120.0
+_BATCH_MAX: Final = 20_000
+"""Transfers sealed at once: some 50 ms."""
+_PROBLEMS_MAX: Final = 20
+"""How many rows one check names: of a ledger that is wrong in a thousand places, these will do."""
+_TOLD_MAX: Final = 3
+_RECORD: Final = "select record_reconciliation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A row that is wrong: what was expected of it, and what is there."""
+
+    table: str
+    key: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.table} {self.key}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciliation:
+    """What a reconciliation found of the ledger up to the transfer `head`."""
+
+    passed: bool
+    head: int
+    problems: tuple[Problem, ...]
+
+
+class Verifier(Protocol):
+    """The process that reconciles: its database, and its own folder for key and anchor."""
+
+    @property
+    def database(self) -> Database:
+        """Where the ledger is."""
+
+    @property
+    def data_dir(self) -> Path | None:
+        """The folder of key and anchor."""
+
+
+async def reconcile(service: Verifier, *, full: bool) -> Reconciliation:
+    """Verifies the ledger, records the result with our signature, and sets the gate by it.
+
+    Where nothing came since the newest record, a check that is not `full` gives that one's result and records nothing.
+
+    Raises:
+        NotDoneError: the database cannot be asked now, or another reconciliation was recorded meanwhile.
+        OutcomeUnknownError: the database did not answer; the result may have been recorded.
+        PlatformError: this process has no folder, or its key or its anchor is damaged.
+    """
+    if service.data_dir is None:
+        raise PlatformError("HOLDFAST_DATA_DIR is not set: the ledger's verification is signed with a key kept there")
+    started_s = time.monotonic()
+    key, anchor = read_key(service.data_dir), read_anchor(service.data_dir)
+    await seal_all(service)
+    async with service.database.snapshot(within_s=_CHECK_WITHIN_S) as connection:
+        moment = await connection.fetchrow("select * from ledger_moment()")
+        newest = await _newest(connection, passed=False)
+        if not full and newest is not None and (newest.head, newest.batch) == (moment["head"], moment["batch"]):
+            return _result(newest)
+        since = None if full else await _newest(connection, passed=True)
+        problems = [
+            *[problem async for problem in _wrong_records(connection, anchor, newest, whole=since is None)],
+            *[problem async for problem in _wrong_rows(connection, since)],
+        ]
+    record = Record(
+        number=1 if newest is None else newest.number + 1,
+        full=since is None,
+        passed=not problems,
+        head=moment["head"],
+        batch=moment["batch"],
+        batch_hash=moment["batch_hash"],
+        problems=json.dumps([dataclasses.asdict(problem) for problem in problems], separators=(",", ":")),
+        took_s=time.monotonic() - started_s,
+        recorded_at=moment["wall"],
+        previous=BEGINNING if newest is None else newest.digest,
+        public_key=public_key(key),
+    )
+    record = dataclasses.replace(record, signature=signed(record, key))
+    await _write(
+        service,
+        record,
+        reason="; ".join(map(str, problems[:_TOLD_MAX])),
+        enrol=newest is None or newest.public_key != record.public_key,
+    )
+    # After the database has it: an anchor that is older than the newest record holds all the same.
+    write_anchor(service.data_dir, record)
+    return Reconciliation(passed=record.passed, head=record.head, problems=tuple(problems))
+
+
+async def seal_all(service: Verifier) -> int:
+    """Seals every transfer whose transaction is over and gives their number; raises as `Database.row` does."""
+    total = 0
+    while True:
+        row = await service.database.row("select seal($1) as sealed", _BATCH_MAX)
+        sealed: int = row["sealed"]
+        total += sealed
+        if sealed < _BATCH_MAX:
+            return total
+
+
+async def _newest(connection: Any, *, passed: bool) -> Record | None:
+    row = await connection.fetchrow("select * from newest_reconciliation($1)", passed)
+    return None if row is None else record_of(row)
+
+
+def _result(record: Record) -> Reconciliation:
+    problems = tuple(Problem(**problem) for problem in json.loads(record.problems))
+    return Reconciliation(passed=record.passed, head=record.head, problems=problems)
+
+
+async def _wrong_rows(connection: Any, since: Record | None) -> AsyncIterator[Problem]:
+    batch = 0 if since is None else since.batch
+    begin = await connection.fetchrow("select * from batch_end($1)", batch)
+    touched = (begin["transaction"], begin["seq"])
+    checks: list[tuple[str, Sequence[Any]]] = [
+        ("select * from check_chain($1)", (batch + 1,)),
+        ("select * from check_transfers($1::text::xid8, $2)", touched),
+        ("select * from check_balances($1::text::xid8, $2)", touched),
+    ]
+    if since is None:
+        checks += [("select * from check_wallets()", ())]
+    for check, arguments in checks:
+        cursor = await connection.cursor(check, *arguments, timeout=_CHECK_WITHIN_S)
+        for row in await cursor.fetch(_PROBLEMS_MAX, timeout=_CHECK_WITHIN_S):
+            yield Problem(table=row["place"], key=row["key"], expected=row["expected"], found=row["found"])
+
+
+async def _wrong_records(
+    connection: Any, anchor: Anchor | None, newest: Record | None, *, whole: bool
+) -> AsyncIterator[Problem]:
+    """That the newest record is signed, and that records and chain are those which the anchor tells of.
+
+    A record holds the digest of the one before; so a genuine newest one proves all that it can be traced back to.
+    """
+    if anchor is not None:
+        rows = await connection.fetch("select * from read_reconciliations($1, 1)", anchor.number)
+        there = record_of(rows[0]) if rows else None
+        found = "none" if there is None or there.number != anchor.number else there.digest.hex()
+        if found != anchor.digest:
+            yield Problem(
+                table="reconciliation", key=str(anchor.number), expected=f"digest {anchor.digest}", found=found
+            )
+        sealed = await connection.fetchval("select sealed_hash($1)", anchor.batch)
+        if anchor.batch and (sealed is None or sealed.hex() != anchor.batch_hash):
+            found = "none" if sealed is None else sealed.hex()
+            yield Problem(
+                table="sealed_batch", key=str(anchor.batch), expected=f"hash {anchor.batch_hash}", found=found
+            )
+    if newest is not None and not newest.is_genuine:
+        yield _forged(newest)
+    before: Record | None = None
+    if not whole:
+        return
+    async for record in read_records(connection, 1):
+        if (record.number, record.previous) != _after(before):
+            # Whichever of the two was changed: its own signature tells.
+            if before is not None and not before.is_genuine:
+                yield _forged(before)
+            else:
+                number, digest = _after(before)
+                yield Problem(
+                    table="reconciliation",
+                    key=str(number),
+                    expected=f"record {number} after one of digest {digest.hex()}",
+                    found=f"record {record.number} after one of digest {record.previous.hex()}",
+                )
+        before = record
+
+
+def _after(before: Record | None) -> tuple[int, bytes]:
+    return (1, BEGINNING) if before is None else (before.number + 1, before.digest)
+
+
+def _forged(record: Record) -> Problem:
+    expected = f"a signature by the key {record.public_key.hex()}"
+    return Problem(table="reconciliation", key=str(record.number), expected=expected, found="another signature")
+
+
+async def _write(service: Verifier, record: Record, *, reason: str, enrol: bool) -> None:
+    try:
+        if enrol:
+            await service.database.row("select enrol_reconciliation_key($1)", record.public_key)
+        await service.database.row(_RECORD, *dataclasses.astuple(record), reason)
+    except asyncpg.UniqueViolationError as error:
+        raise NotDoneError(f"another reconciliation was recorded meanwhile: {error}") from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise PlatformError(f"the reconciliation cannot be recorded: {error}; {error.hint}") from error
