@@ -32,6 +32,8 @@ class Document:
     lines: Mapping[Place, int]
     notes: Mapping[Place, str] = field(default_factory=dict)
     """What to say after a problem at or below a place: that its value came from elsewhere."""
+    flaws: tuple[tuple[Place, str], ...] = ()
+    """Keys and values that are not plain, where they stand, with the whole problem; `data` is without them."""
 
     def line(self, place: Place) -> int:
         """The line of a place; of the nearest thing around it when the place is not there."""
@@ -85,11 +87,9 @@ def parse(path: Path, text: str) -> Document:
             [f"{path}:{node.start_mark.line + 1}: expected a mapping of keys at the top, got {found}"]
         )
     lines: dict[Place, int] = {(): node.start_mark.line + 1}
-    problems: list[str] = []
-    data = _construct(path, node, (), lines, problems)
-    if problems:
-        raise ExperimentError(problems)
-    return Document(path=path, data=data, lines=lines)
+    flaws: list[tuple[Place, str]] = []
+    data = _construct(path, node, (), lines, flaws)
+    return Document(path=path, data=data, lines=lines, flaws=tuple(flaws))
 
 
 def _read(path: Path) -> str:
@@ -156,44 +156,48 @@ _SCALARS: Final[Mapping[str, Callable[[str], Any]]] = {
 }
 
 
-def _construct(path: Path, node: yaml.Node, place: Place, lines: dict[Place, int], problems: list[str]) -> Any:
-    """Plain values out of nodes; notes lines and problems on the way."""
+def _construct(
+    path: Path, node: yaml.Node, place: Place, lines: dict[Place, int], flaws: list[tuple[Place, str]]
+) -> Any:
+    """Plain values out of nodes; notes lines and flaws on the way."""
     if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-        return _construct_mapping(path, node, place, lines, problems)
+        return _construct_mapping(path, node, place, lines, flaws)
     if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
         items = []
         for position, item in enumerate(node.value):
             lines[(*place, position)] = item.start_mark.line + 1
-            items.append(_construct(path, item, (*place, position), lines, problems))
+            items.append(_construct(path, item, (*place, position), lines, flaws))
         return items
     if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
         try:
             return _SCALARS[node.tag](node.value)
         except ValueError:
             # Only an explicit tag gets here: `!!int many`.
-            problems.append(f"{path}:{node.start_mark.line + 1}: {_dotted(place)}{node.value!r} is no {node.tag}")
+            flaws.append((place, f"{path}:{node.start_mark.line + 1}: {_dotted(place)}{node.value!r} is no {node.tag}"))
             return None
-    problems.append(f"{path}:{node.start_mark.line + 1}: {_dotted(place)}the tag {node.tag} is not used here")
+    flaws.append((place, f"{path}:{node.start_mark.line + 1}: {_dotted(place)}the tag {node.tag} is not used here"))
     return None
 
 
 def _construct_mapping(
-    path: Path, node: yaml.MappingNode, place: Place, lines: dict[Place, int], problems: list[str]
+    path: Path, node: yaml.MappingNode, place: Place, lines: dict[Place, int], flaws: list[tuple[Place, str]]
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode) or not key_node.tag.endswith(":str"):
             shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
-            problems.append(f"{path}:{line}: {_dotted(place)}keys must be text, got {shown}; put it in quotes")
+            text = f"{path}:{line}: {_dotted(place)}keys must be text, got {shown}; put it in quotes"
+            flaws.append(((*place, shown), text))
             continue
         key = key_node.value
         if key in result:
             first = lines[(*place, key)]
-            problems.append(f"{path}:{line}: {_dotted((*place, key))}this key is given twice, first in line {first}")
+            text = f"{path}:{line}: {_dotted((*place, key))}this key is given twice, first in line {first}"
+            flaws.append(((*place, key), text))
             continue
         lines[(*place, key)] = line
-        result[key] = _construct(path, value_node, (*place, key), lines, problems)
+        result[key] = _construct(path, value_node, (*place, key), lines, flaws)
     return result
 
 

@@ -1,6 +1,6 @@
 """The experiment file: what load, which faults when, and what must hold meanwhile.
 
-experiment.yaml -> Document -> Salvaged -> Experiment, or every problem at once with its line
+experiment.yaml -> Document -> Salvaged, with every problem -> Experiment
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field, TypeAdapter, create_model
 
 from chaos.crosschecks import beside, cross_check
 from chaos.documents import load
-from chaos.errors import ExperimentError
 from chaos.faults.fault import FAULTS
 from chaos.guardrails import GUARDRAILS
 from chaos.parameters import Strict, written_as
@@ -107,20 +106,10 @@ class Experiment:
         return None if self.load.locustfile is None else beside(self.source, self.load.locustfile)
 
 
-def load_experiment(path: Path, *, target: Path | None = None) -> Experiment:
-    """The experiment in the file `path`; `target` takes the place of the file's own.
-
-    Raises:
-        ExperimentError: with every problem, each naming file, line, what was expected and what to do.
-    """
-    experiment = draft_experiment(path, target=target)
-    if experiment.written.findings:
-        raise ExperimentError(experiment.written.problems())
-    return experiment
-
-
-def draft_experiment(path: Path, *, target: Path | None = None) -> Experiment:
+def read_experiment(path: Path, *, target: Path | None = None) -> Experiment:
     """The experiment in the file `path` as far as it can be understood: `written` has everything that is wrong with it.
+
+    `target` takes the place of the file's own.
 
     Raises:
         ExperimentError: it is no YAML file.

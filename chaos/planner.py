@@ -202,8 +202,7 @@ def _times(experiment: Experiment, seed: int, found: list[Finding]) -> list[_Due
     room_s = experiment.phases.faults
     for entry in experiment.faults if experiment.written.whole(("phases", "faults")) else ():
         place = ("faults", entry.index)
-        scheduled = all(experiment.written.intact((*place, key)) for key in Schedule.model_fields)
-        if not scheduled or not _intact(experiment, entry, seconds=True):
+        if not experiment.written.intact((*place, "at")) or not _intact(experiment, entry, seconds=True):
             continue
         rng = Random(f"{seed}:times:{entry.index}")  # noqa: S311  (repeatable, not secret)
         lasts_s = entry.fault.heal_after_s or 0.0
@@ -215,6 +214,8 @@ def _times(experiment: Experiment, seed: int, found: list[Finding]) -> list[_Due
                 f"{format_duration(lasts_s)}, but the phase faults lasts {format_duration(room_s)}"
             )
             found.append(((*place, entry.name), text))
+        if not all(experiment.written.intact((*place, key)) for key in Schedule.model_fields):
+            continue
         if entry.schedule.times is not None and 0 < len(starts_s) < entry.schedule.times:
             text = (
                 f"only {len(starts_s)} of {entry.schedule.times} fit into the phase faults of {format_duration(room_s)}"

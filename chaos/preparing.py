@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.errors import ExperimentError
-from chaos.experiment import Experiment, draft_experiment
+from chaos.experiment import Experiment, read_experiment
 from chaos.outline import UNKNOWN, outline
 from chaos.planner import Plan, plan
 from chaos.targets.topology import Draft, Topology, draft_topology
@@ -51,9 +51,9 @@ def prepare(
 
     Raises:
         ExperimentError: every problem of both files, each once, those of the experiment first, in order of lines. A
-            file that is no YAML is told alone.
+            file that cannot be read as YAML is told alone.
     """
-    experiment = draft_experiment(path, target=target)
+    experiment = read_experiment(path, target=target)
     found = _read_target(experiment, overrides or {}, own=target is None)
     experiment = replace(experiment, written=experiment.written.also(found.findings))
     sure = experiment.written.whole(("set",))

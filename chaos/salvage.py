@@ -23,14 +23,14 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Salvaged(Generic[Model]):
-    """A document as far as it could be understood; without findings that is all of it."""
+    """A document as far as it could be understood; without problems that is all of it."""
 
     document: Document
     model: Model | None
     """None: what is missing cannot be done without."""
     findings: tuple[Finding, ...] = ()
     wrong: frozenset[Place] = frozenset()
-    """The places of everything that was found wrong."""
+    """The places of everything that is wrong, also of what the document itself has no data for."""
     unknown: frozenset[Place] = frozenset()
     """Keys that mean nothing where they stand."""
     left_out: frozenset[Place] = frozenset()
@@ -42,8 +42,9 @@ class Salvaged(Generic[Model]):
         return replace(self, findings=(*self.findings, *more), wrong=self.wrong | {place for place, _ in more})
 
     def problems(self) -> list[str]:
-        """The findings as they are told, in order of lines."""
-        return self.document.in_order(self.document.problem(place, text) for place, text in self.findings)
+        """What is wrong, as it is told, in order of lines."""
+        told = [self.document.problem(place, text) for place, text in self.findings]
+        return self.document.in_order([*told, *(text for _, text in self.document.flaws)])
 
     def meant(self, place: Place) -> bool:
         """Whether a key is there, or absent, as its author wants it: nothing around it is wrong, none misspells it.
@@ -90,21 +91,25 @@ def salvage(
     one of the keys is wrong, and what fails them is still part of the rest. `spare` has a value for each key at the top
     that cannot be absent: the rest has it in the place of one that is.
     """
+    flawed = frozenset(place for place, _ in document.flaws)
+    ignored = frozenset(place for place in flawed if place not in document.lines)
     try:
-        return Salvaged(document=document, model=adapter.validate_python(document.data))
+        model = adapter.validate_python(document.data)
     except ValidationError as error:
         details_at = relevant(document.data, error)
+    else:
+        return Salvaged(document=document, model=model, wrong=flawed, unknown=ignored)
     schema = schema_of(adapter)
     first: Salvaged[Model] = Salvaged(
         document=document,
         model=None,
-        wrong=frozenset(place for place, _ in details_at),
-        unknown=frozenset(place for place, details in details_at if details["type"] == "extra_forbidden"),
+        wrong=flawed.union(place for place, _ in details_at),
+        unknown=ignored.union(place for place, details in details_at if details["type"] == "extra_forbidden"),
     )
     told = dict.fromkeys(
         (place, say(schema, document.data, place, details))
         for place, details in details_at
-        if not (details["type"] == "missing" and first.misspelt(place))
+        if place not in flawed and not (details["type"] == "missing" and first.misspelt(place))
     )
     rest = adapter if unchecked is None else unchecked
     built = _rest(document.data, rest, spare or {})

@@ -6,6 +6,7 @@ as they stand.
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from chaos.documents import Document
@@ -34,20 +35,19 @@ def apply_overrides(
             continue
         _set(data, place, copy.deepcopy(value))
         notes[place] = f"set by the override {path}"
-    return Document(path=document.path, data=data, lines=document.lines, notes=notes), lost
+    return replace(document, data=data, notes=notes), lost
 
 
 def _find(data: dict[str, Any], path: str, schema: Mapping[str, Any]) -> Place:
     parts = path.split(".")
-    roles = data.get("roles")
+    roles = data.get("roles", {})
+    roles = roles if isinstance(roles, dict) else {}
     place: list[str | int] = []
     here: Any = data
-    if isinstance(roles, dict) and parts[0] in roles:
+    if parts[0] in roles:
         place, here = ["roles"], roles
     elif parts[0] not in find_known(schema, data, ()):
-        raise LookupError(
-            f"nothing called {parts[0]!r}; {suggest(parts[0], {*(roles or ()), *find_known(schema, data, ())})}"
-        )
+        raise LookupError(f"nothing called {parts[0]!r}; {suggest(parts[0], {*roles, *find_known(schema, data, ())})}")
     while parts:
         taken, part = _step(data, here, parts, place, schema)
         place.append(part)

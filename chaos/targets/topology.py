@@ -125,6 +125,8 @@ def draft_topology(path: Path, overrides: Mapping[str, Any]) -> Draft:
     if overrides:
         document, lost = apply_overrides(document, overrides, schema_of(_ADAPTER))
     salvaged = salvage(document, _ADAPTER, spare=_SPARE)
+    if not salvaged.meant(("roles",)):
+        lost = {}  # most overrides change roles, and that there are none is told already
     if salvaged.model is not None:
         found = cross_check(salvaged.model, Names(document.data))
         salvaged = salvaged.also((salvaged.original(place), text) for place, text in found)

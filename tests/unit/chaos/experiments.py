@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chaos.experiment import Experiment, load_experiment
+from chaos.experiment import Experiment, read_experiment
 from chaos.faults.fault import RoleShape
 
 ROLES = {
@@ -29,4 +29,4 @@ def write(folder: Path, text: str) -> Path:
 
 def experiment(folder: Path, faults: str, head: str = HEAD) -> Experiment:
     """An experiment with these entries under `faults`."""
-    return load_experiment(write(folder, f"{head}faults:\n{faults}"))
+    return read_experiment(write(folder, f"{head}faults:\n{faults}"))

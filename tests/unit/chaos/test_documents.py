@@ -46,12 +46,6 @@ def problems(text: str, model: type[BaseModel] = Sample) -> list[str]:
         ("# nothing\n", "file.yaml:1: the file is empty; expected a mapping of keys"),
         ("\n- a\n", "file.yaml:2: expected a mapping of keys at the top, got a list"),
         ("word", "file.yaml:1: expected a mapping of keys at the top, got a single value"),
-        ("a: 1\nb: {c: 2,\n   c: 3}", "file.yaml:3: b.c: this key is given twice, first in line 2"),
-        ("a:\n  1: x", "file.yaml:2: a: keys must be text, got 1; put it in quotes"),
-        (
-            "a: !!python/name:os.system x",
-            "file.yaml:1: a: the tag tag:yaml.org,2002:python/name:os.system is not",
-        ),
         (
             "a: &x 1\nb: *x",
             "file.yaml:1: not YAML: anchors and aliases (& and *) are not used here; write the value out",
@@ -68,6 +62,44 @@ def test_what_is_no_plain_mapping_is_refused_with_its_line(text: str, problem: s
     with pytest.raises(ExperimentError) as caught:
         parse(FILE, text)
     assert caught.value.problems[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "data"),
+    [
+        ("a: 1\nb: {c: 2,\n   c: 3}", "3: b.c: this key is given twice, first in line 2", {"a": 1, "b": {"c": 2}}),
+        ("a:\n  1: x", "2: a: keys must be text, got 1; put it in quotes", {"a": {}}),
+        (
+            "a: !!python/name:os.system x",
+            "1: a: the tag tag:yaml.org,2002:python/name:os.system is not used here",
+            {"a": None},
+        ),
+        ("a: !!int many", "1: a: 'many' is no tag:yaml.org,2002:int", {"a": None}),
+    ],
+)
+def test_what_is_not_plain_is_told_with_its_line_and_the_rest_is_read(text: str, problem: str, data: object) -> None:
+    """Each flaw comes with the data without it."""
+    document = parse(FILE, text)
+    assert ([told for _, told in document.flaws], document.data) == ([f"file.yaml:{problem}"], data)
+
+
+def test_flaws_are_told_once_and_with_the_problems_of_the_rest() -> None:
+    """The tagged name would be wrong as a text too, and the second `count` where the first one is right."""
+    text = """\
+roles:
+  portal: {command: !!set {x}, count: 0}
+  1: {}
+  legacy:
+    command: [x]
+    count: 1
+    count: 2
+"""
+    assert [problem.partition(";")[0] for problem in problems(text)] == [
+        "file.yaml:2: roles.portal.command: the tag tag:yaml.org,2002:set is not used here",
+        "file.yaml:2: roles.portal.count: expected at least 1, got 0",
+        "file.yaml:3: roles: keys must be text, got 1",
+        "file.yaml:7: roles.legacy.count: this key is given twice, first in line 6",
+    ]
 
 
 def test_words_that_other_yaml_readers_change_stay_text() -> None:

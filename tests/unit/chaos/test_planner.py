@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaos.errors import ExperimentError
-from chaos.experiment import load_experiment
+from chaos.experiment import read_experiment
 from chaos.planner import Plan, plan
 from chaos.timeline import render_plan
 from tests.unit.chaos.experiments import HEAD, ROLES, experiment, write
@@ -81,7 +81,7 @@ def test_an_action_must_be_one_that_can_be_proven_and_where_asked_undone(
     tmp_path: Path, entry: str, told: str | None
 ) -> None:
     """`shut` has an effect and an undo, `close` only an effect."""
-    experiment = load_experiment(write(tmp_path, f"{HEAD}load: {{probe: {{path: /}}}}\nfaults:\n  - action: {entry}\n"))
+    experiment = read_experiment(write(tmp_path, f"{HEAD}load: {{probe: {{path: /}}}}\nfaults:\n  - action: {entry}\n"))
     names = {"action": ["shut", "close"], "undo": ["shut"]}
     if told is None:
         (one,) = plan(experiment, ROLES, 1, names=names).timeline
@@ -158,7 +158,7 @@ def test_more_times_than_fit_are_an_error(tmp_path: Path) -> None:
 def test_an_experiment_that_measures_nothing_is_an_error(tmp_path: Path) -> None:
     """Neither load nor a path for the prober."""
     with pytest.raises(ExperimentError, match="nothing would be measured"):
-        plan(load_experiment(write(tmp_path, HEAD)), ROLES, 1)
+        plan(read_experiment(write(tmp_path, HEAD)), ROLES, 1)
 
 
 def test_the_text_names_every_fault_with_its_time_and_victims(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ expect:
   - observed: {reading: retries, increase: {min: 1}}
   - ledger: {dump: bookings}
 guardrails:
-  - error_rate: {max: 50%}
+  - error_rate: {max: 50%, over: 5s}
 set: {web.env.VERSION: v1}
 """
 TOPOLOGY = """\
@@ -95,6 +95,8 @@ MISTAKES = [
     Mistake("increase: {min: 1}", "increase: {mn: 1}", "e:18: expect.2.observed.increase.mn: unknown parameter"),
     Mistake("dump: bookings", "dump: booking", "e:19: expect.3.ledger.dump: the target has no dump 'booking'"),
     Mistake("dump: bookings", "dmup: bookings", "e:19: expect.3.ledger.dmup: unknown parameter"),
+    Mistake("over: 5s", "over: 5s, over: 6s", "e:21: guardrails.0.error_rate.over: this key is given twice"),
+    Mistake("count: 2, env", "count: 2, 5: x, env", "t:6: roles.web: keys must be text, got 5"),
     Mistake("max: 50%", "max: lots", "e:21: guardrails.0.error_rate.max: expected a share"),
     Mistake("probe: {path: /}", "probe: {path: x}", "t:3: probe.path: expected a path that begins with /"),
     Mistake("command: [portal]", "command: [portal], cvd: .", "t:5: roles.portal.cvd: unknown key"),

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.experiment import load_experiment
-from chaos.outline import shapes
-from chaos.planner import plan
-from chaos.targets.topology import load_topology
+from chaos.preparing import prepare
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 
@@ -25,10 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_files_that_the_readme_shows_are_valid_and_fit_together(folder: Path) -> None:
     """Both are read and planned; the kills hit instances that the topology has."""
-    topology = load_topology(folder / "topology.yaml", {})
-    experiment = load_experiment(folder / "experiment.yaml")
-    assert topology.file.probe is not None
-    planned = plan(experiment, shapes(topology), 1, probe_path=topology.file.probe.path)
+    ready = prepare(folder / "experiment.yaml")
 
-    assert {name for one in planned.timeline for name in one.instances} == {"api-1", "api-2"}
-    assert experiment.target == folder / "topology.yaml"
+    assert {name for one in ready.plan.timeline for name in one.instances} == {"api-1", "api-2"}
+    assert ready.topology.path == folder / "topology.yaml"

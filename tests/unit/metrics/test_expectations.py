@@ -36,6 +36,16 @@ def test_a_good_entry_is_understood_by_the_parser_and_the_schema(entry: dict[str
     jsonschema.validate(entry, expectation_schema())
 
 
+def test_a_misspelt_parameter_is_told_once() -> None:
+    """That `reading` is missing is only because it is misspelt; what is wrong in `increase` is another problem."""
+    with pytest.raises(ExpectationError) as caught:
+        parse_expectation({"observed": {"reding": "x", "increase": {"mn": 1}}})
+    assert {problem.path for problem in caught.value.problems} == {
+        ("observed", "increase", "mn"),
+        ("observed", "reding"),
+    }
+
+
 @pytest.mark.parametrize(
     ("entry", "told"),
     [

@@ -15,11 +15,10 @@ from chaos.cli import execute, holdfast
 from chaos.cli.run import Options, _prepare
 from chaos.cli.shipped import shipped
 from chaos.errors import HealError, TargetError
-from chaos.experiment import experiment_schema, load_experiment
+from chaos.experiment import experiment_schema
 from chaos.faults.fault import FAULTS
-from chaos.outline import shapes
-from chaos.planner import plan
-from chaos.targets.topology import load_topology, topology_schema
+from chaos.preparing import prepare
+from chaos.targets.topology import topology_schema
 
 Captured = pytest.CaptureFixture[str]
 SYSTEM = Path(__file__).parents[3] / "integration" / "engine" / "system" / "topology.yaml"
@@ -112,9 +111,7 @@ def test_schemas_are_valid_json_schemas(what: str, capsys: Captured) -> None:
 def test_init_writes_files_that_are_valid_as_they_are(capsys: Captured) -> None:
     """Read strictly, planned, and held against the published schemas; a second time nothing is touched."""
     assert execute(["init", "mine"]) == 0
-    experiment = load_experiment(Path("mine/experiment.yaml"))
-    topology = load_topology(experiment.target)
-    assert plan(experiment, shapes(topology), 1, probe_path="/").timeline[0].instances == ("app-1",)
+    assert prepare(Path("mine/experiment.yaml")).plan.timeline[0].instances == ("app-1",)
     jsonschema.validate(yaml.safe_load(Path("mine/experiment.yaml").read_text()), experiment_schema())
     jsonschema.validate(yaml.safe_load(Path("mine/topology.yaml").read_text()), topology_schema())
     compile(Path("mine/locustfile.py").read_text(), "locustfile.py", "exec")
