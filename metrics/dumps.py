@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 FOLDER: Final = "final"
 LEDGER: Final = "ledger/1"
 EFFECTS: Final = "effects/1"
+REDEMPTIONS: Final = "redemptions/1"
 CUSTOMER: Final = "customer"
 """The kind of a customer's account in `ledger/1`; every other kind is the platform's own."""
 
@@ -122,30 +123,38 @@ def _first_bad_line(lines: Sequence[bytes]) -> int:
 
 def _recognised(rows: Sequence[Mapping[str, Any]]) -> str | None:
     if rows and "row" in rows[0]:
-        return LEDGER
+        return next((schema for schema, kinds in _FIELDS.items() if rows[0]["row"] in list(kinds)), LEDGER)
     return EFFECTS if rows and "f" in rows[0] else None
 
 
-_FIELDS: Final = {
-    "account": ("account", "kind", "balance"),
-    "transfer": ("transfer", "kind", "debit", "credit", "amount", "key"),
-    "effect": ("f", "key", "value"),
+_FIELDS: Final[Mapping[str, Mapping[str | None, Sequence[str]]]] = {
+    LEDGER: {
+        "account": ("account", "kind", "balance"),
+        "transfer": ("transfer", "kind", "debit", "credit", "amount", "key"),
+    },
+    EFFECTS: {None: ("f", "key", "value")},
+    REDEMPTIONS: {
+        "redemption": ("seq", "account", "key", "amount", "status", "reason", "transfer", "balance_after"),
+    },
 }
+"""schema -> kind of row, None where the schema has only one and does not name it -> what such a row has"""
 
 
 def _misshapen(schema: str | None, rows: Sequence[Mapping[str, Any]]) -> str | None:
-    if schema not in (LEDGER, EFFECTS):
-        return f"its schema {schema!r} is unknown; known: {LEDGER}, {EFFECTS}" if rows or schema else None
+    kinds = _FIELDS.get(schema or "")
+    if kinds is None:
+        return f"its schema {schema!r} is unknown; known: {', '.join(_FIELDS)}" if rows or schema else None
     for number, row in enumerate(rows, start=1):
-        kind = row.get("row") if schema == LEDGER else "effect"
-        fields = _FIELDS.get(kind) if isinstance(kind, str) else None
-        if fields is None or (schema == LEDGER and kind == "effect"):
-            return f"row {number} is neither an account nor a transfer"
+        kind = None if None in kinds else row.get("row")
+        fields = kinds.get(kind) if kind is None or isinstance(kind, str) else None
+        if fields is None:
+            return f"row {number} is no {' and no '.join(str(name) for name in kinds)}"
         for name in fields:
             if name not in row:
                 return f"row {number} has no {name!r}"
-            if name in ("key", "account", "kind", "f", "debit", "credit") and not isinstance(
-                row[name], str | int | None
-            ):
+            if name in _NAMES and not isinstance(row[name], str | int | None):
                 return f"row {number} has {name!r} of another type than text"
     return None
+
+
+_NAMES: Final = frozenset({"key", "account", "kind", "f", "debit", "credit", "status"})

@@ -20,17 +20,18 @@ class Failed:
 
     Unknown with fewer than `min_operations` successes, when refusals are more than `max_declined` of the answers
     (successes and refusals; 50 % unless told otherwise), when the load missed its rate, or when a client sent requests
-    again by itself.
+    again by itself. With `operations` only requests of these kinds count: reads may be closed in a maintenance window.
     """
 
     max_operations: Annotated[int, Field(ge=0, alias="max")]
     min_operations: Annotated[int, Field(ge=1)] = 1
     max_declined_ratio: Annotated[Ratio, Field(alias="max_declined")] = 0.5
+    operations: Annotated[list[str], Field(min_length=1)] | None = None
 
     @property
     def title(self) -> str:
         """The name of the finding."""
-        return "failed"
+        return "failed" if self.operations is None else f"failed:{','.join(self.operations)}"
 
     def check(self, evidence: "Evidence") -> Finding:
         """Counts failed and unknown requests in the judged phases."""
@@ -40,6 +41,8 @@ class Failed:
         from metrics.witnesses import explained, first_told
 
         requests = evidence.requests
+        if self.operations is not None:
+            requests = requests.take(requests.f.equals(*self.operations))
         bad = requests.bad
         lost = int(np.count_nonzero(bad))
         succeeded = int(np.count_nonzero(requests.ok))

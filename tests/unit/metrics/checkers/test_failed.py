@@ -42,6 +42,16 @@ def test_a_limit_above_zero_allows_just_so_many(tmp_path: Path) -> None:
     assert _judged(folder, max=1).grade is Grade.FAIL
 
 
+def test_only_the_kinds_that_are_named_are_judged(tmp_path: Path) -> None:
+    """A lost redemption counts among redemptions and not among deposits; a kind that never occurs shows nothing."""
+    folder = Folder(path=tmp_path, clients=savings() + LOST)
+
+    assert _judged(folder, operations=["redeem", "deposit"]).value == 1
+    alone = _judged(folder, operations=["deposit"])
+    assert (alone.name, alone.value, alone.grade) == ("failed:deposit", 0, Grade.PASS)
+    assert _judged(folder, operations=["transfer"]).grade is Grade.UNKNOWN
+
+
 def test_what_happens_in_warm_up_or_by_log_ins_and_probes_is_not_judged(tmp_path: Path) -> None:
     """Failures before the baseline, of log-ins, and of probes leave the value at 0."""
     outside = "\ndeposit w 5 @0.5 +0.1 fail !refused\nlogin @5 +0.1 fail !refused\nprobe @5 +0.1 fail !refused"
