@@ -1,1 +1,221 @@
 -- The queue of redemptions and their settlement.
+--
+--     POST -> queue_redemptions -> redemption 1, 2, 3, ...  -> settle_chunk -> outcome 1, 2, 3, ... and transfers
+--             (any node)           (durable: 202)              (one settler)
+--
+-- The number is the order. It comes from one row that is locked by its own update until the commit: so numbers have no
+-- gap, commit in their order, and whoever reads the row may rely on every redemption up to it. A sequence would give
+-- numbers out before the commit: 5 could appear after 6 was settled, and be missed or settled too late.
+
+create table intake (
+    one boolean primary key default true check (one),
+    -- The newest number.
+    accepted bigint not null default 0
+);
+insert into intake default values;
+
+create table settlement (
+    one boolean primary key default true check (one),
+    -- Everything up to this number has its outcome, and nothing beyond it.
+    decided bigint not null default 0,
+    settled bigint not null default 0,
+    refused bigint not null default 0,
+    parked bigint not null default 0,
+    constraint every_outcome_is_counted check (decided = settled + refused + parked)
+);
+insert into settlement default values;
+
+create table redemption (
+    seq bigint primary key,
+    account text not null,
+    key text not null,
+    amount bigint not null,
+    recorded_at timestamptz not null,
+    business_at timestamptz not null,
+    -- In the queue when it was taken, from 1.
+    place bigint not null,
+    constraint amount_is_positive check (amount > 0)
+);
+-- For the stored answer to a key.
+create unique index redemption_of_key on redemption (account, key);
+create index redemption_of_account on redemption (account, seq);
+
+create table outcome (
+    seq bigint primary key,
+    -- Parked: it could not be decided; nothing was moved, those behind it went on, and an operator is told.
+    status text not null check (status in ('settled', 'refused', 'parked')),
+    -- A word for the customer, and after a colon what only operators see.
+    reason text,
+    transfer bigint,
+    balance_after bigint,
+    decided_at timestamptz not null,
+    constraint settled_by_a_transfer check ((status = 'settled') = (transfer is not null)),
+    constraint otherwise_a_reason check ((status = 'settled') = (reason is null))
+);
+
+create trigger redemption_is_append_only before update or delete or truncate on redemption
+    for each statement execute function refuse_change();
+create trigger outcome_is_append_only before update or delete or truncate on outcome
+    for each statement execute function refuse_change();
+
+-- Takes redemptions into the queue, in the order they are given, and answers each as `take_deposit` does. The same key
+-- again, in this call, at another node or from a deposit, waits for the first try and gets its answer.
+create function queue_redemptions(
+    p_token_hashes bytea[], p_keys text[], p_payload_hashes bytea[], p_amounts bigint[])
+returns table (outcome text, status integer, response text, replayed boolean)
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+    v_accounts text[];
+    v_new boolean[];
+    v_count bigint;
+    v_last bigint;
+    v_decided bigint;
+    v_recorded_at timestamptz;
+    v_business_at timestamptz;
+begin
+    select array_agg(s.account order by given.n) into v_accounts
+    from unnest(p_token_hashes) with ordinality as given (token_hash, n)
+    left join session s on s.token_hash = given.token_hash and s.expires_at > now();
+
+    -- In the order of the keys, so that two calls with the same keys cannot wait for each other.
+    with given as (
+        select * from unnest(v_accounts, p_keys, p_payload_hashes) with ordinality as g (account, key, payload_hash, n)
+    ), first as materialized (
+        select distinct on (g.account, g.key) g.* from given g where g.account is not null
+        order by g.account, g.key, g.n
+    ), taken as (
+        insert into idempotency (account, key, route, payload_hash, status)
+            select f.account, f.key, 'redemption', f.payload_hash, 202 from first f order by f.account, f.key
+            on conflict do nothing
+            returning account, key
+    ), new as (
+        select f.n from first f join taken t on t.account = f.account and t.key = f.key
+    )
+    select array_agg(new.n is not null order by g.n), count(new.n) into v_new, v_count
+    from given g left join new on new.n = g.n;
+
+    if v_count > 0 then
+        -- From here to the commit every other call waits.
+        update intake set accepted = accepted + v_count returning accepted - v_count into strict v_last;
+        select s.decided into strict v_decided from settlement s;
+        v_recorded_at := clock_timestamp();
+        v_business_at := business_now();
+        insert into redemption (seq, account, key, amount, recorded_at, business_at, place)
+            select v_last + row_number() over (order by g.n), g.account, g.key, g.amount, v_recorded_at, v_business_at,
+                   v_last + row_number() over (order by g.n) - v_decided
+            from unnest(v_accounts, p_keys, p_amounts, v_new) with ordinality as g (account, key, amount, new, n)
+            where g.new
+            order by g.n;
+    end if;
+
+    return query
+    select case when g.account is null then 'unauthenticated'
+                when i.route <> 'redemption' or i.payload_hash <> g.payload_hash then 'mismatch'
+                else 'answered' end as said,
+           202,
+           json_build_object('id', r.seq, 'kind', 'redemption', 'amount', r.amount, 'status', 'queued', 'place', r.place,
+               'accepted_at', to_char(r.recorded_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))::text,
+           not g.new
+    from unnest(v_accounts, p_keys, p_payload_hashes, v_new) with ordinality as g (account, key, payload_hash, new, n)
+    left join idempotency i on i.account = g.account and i.key = g.key
+    left join redemption r on r.account = g.account and r.key = g.key
+    order by g.n;
+end
+$$;
+
+-- What is left of an account's balance after a request: less the amount where there is enough, unchanged where not, so
+-- that a refused request consumes nothing. The first call of an account starts from its balance.
+create function funds_left(p_left bigint, p_balance bigint, p_amount bigint) returns bigint
+language plpgsql immutable as $$
+begin
+    if p_left is null then
+        p_left := p_balance;
+    end if;
+    if p_left >= p_amount then
+        return p_left - p_amount;
+    end if;
+    return p_left;
+end
+$$;
+create aggregate greedy(bigint, bigint) (sfunc = funds_left, stype = bigint);
+
+-- Decides the next `p_limit` redemptions in order, each on what the ones before it left; no row when there is none or
+-- settling is off. Decision, transfer, balance and outcome are one transaction, under the lease.
+create function settle_chunk(p_token bigint, p_limit integer)
+returns table (first bigint, last bigint, settled bigint, refused bigint, parked bigint)
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+    v_seqs bigint[];
+    v_accounts text[];
+    v_amounts bigint[];
+    v_now timestamptz;
+    v_business_at timestamptz;
+begin
+    -- An idle settler asks many times a second: it must not write a lock each time.
+    perform from intake i, settlement s where i.accepted > s.decided;
+    if not found then
+        return;
+    end if;
+    perform require_lease('settlement', p_token);
+    -- Whoever closes the service waits for this chunk, and none follows it.
+    perform from service_state for share;
+    if not settling_is_on() then
+        return;
+    end if;
+    select s.decided + 1, least(s.decided + p_limit, i.accepted) into strict first, last
+    from settlement s, intake i for no key update of s;
+    if first > last then
+        return;
+    end if;
+
+    select array_agg(r.seq order by r.seq), array_agg(r.account order by r.seq), array_agg(r.amount order by r.seq)
+    into v_seqs, v_accounts, v_amounts
+    from redemption r where r.seq between first and last;
+    if cardinality(v_seqs) is distinct from (last - first + 1)::integer then
+        raise exception 'the queue has a gap between % and %', first, last using errcode = 'data_corrupted';
+    end if;
+
+    -- In a statement of its own: what is decided on is read afterwards, and nobody changes it meanwhile.
+    perform from account a where a.id = any (v_accounts) order by a.id for no key update;
+    v_now := clock_timestamp();
+    v_business_at := business_now();
+
+    with request as materialized (
+        select q.seq, q.account, q.amount, a.balance, a.wallet,
+               case when a.id is null then 'unknown-account' when a.frozen then 'account-frozen' end as parked_for
+        from unnest(v_seqs, v_accounts, v_amounts) as q (seq, account, amount)
+        left join account a on a.id = q.account and a.kind = 'customer'
+    ), after as materialized (
+        select r.*, greedy(r.balance, r.amount) over (of_account rows unbounded preceding) as balance_after
+        from request r window of_account as (partition by r.account order by r.seq)
+    ), decision as materialized (
+        select a.*,
+               case when a.parked_for is not null then 'parked'
+                    when a.balance_after < coalesce(
+                        lag(a.balance_after) over (partition by a.account order by a.seq), a.balance) then 'settled'
+                    else 'refused' end as status
+        from after a
+    ), moved as (
+        insert into transfer (kind, debit_account, credit_account, amount, redemption, recorded_at, business_at)
+            select 'redemption', d.account, 'payable-' || d.wallet, d.amount, d.seq, v_now, v_business_at
+            from decision d where d.status = 'settled' order by d.seq
+            returning transfer.seq, transfer.redemption
+    ), ended as (
+        insert into outcome (seq, status, reason, transfer, balance_after, decided_at)
+            select d.seq, d.status,
+                   case d.status when 'parked' then d.parked_for when 'refused' then 'insufficient-funds' end,
+                   m.seq, case when d.status <> 'parked' then d.balance_after end, v_now
+            from decision d left join moved m on m.redemption = d.seq order by d.seq
+            returning outcome.status
+    )
+    select count(*) filter (where e.status = 'settled'), count(*) filter (where e.status = 'refused'),
+           count(*) filter (where e.status = 'parked')
+    into settled, refused, parked
+    from ended e;
+
+    update settlement s
+    set decided = settle_chunk.last, settled = s.settled + settle_chunk.settled,
+        refused = s.refused + settle_chunk.refused, parked = s.parked + settle_chunk.parked;
+    return next;
+end
+$$;
