@@ -41,6 +41,7 @@ SERVER_SETTINGS: Final = {
     "io_method": "sync",  # no worker processes: the ledger is small and stays in memory
     "dynamic_shared_memory_type": "mmap",  # in the data folder, so that a killed server leaves nothing elsewhere
     "jit": "off",
+    "random_page_cost": "1.1",  # nor does it matter then where a page lies
     "logging_collector": "off",
     "log_destination": "stderr",
     "log_checkpoints": "off",

@@ -19,8 +19,8 @@ create index session_of_account on session (account, expires_at);
 
 -- One row for each order that was ever taken; `status` and `response` are what the first try was answered.
 create table idempotency (
-    account text not null references account (id),
-    key text not null check (key ~ '^[!-~]{1,255}$'),
+    account text not null,
+    key text not null check (key ~ '^[!-~]+$' and length(key) <= 255),
     route text not null,
     payload_hash bytea not null,
     status integer,

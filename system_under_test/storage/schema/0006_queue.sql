@@ -148,6 +148,10 @@ declare
     v_seqs bigint[];
     v_accounts text[];
     v_amounts bigint[];
+    v_ids text[];
+    v_wallets text[];
+    v_balances bigint[];
+    v_frozen boolean[];
     v_now timestamptz;
     v_business_at timestamptz;
 begin
@@ -175,8 +179,14 @@ begin
         raise exception 'the queue has a gap between % and %', first, last using errcode = 'data_corrupted';
     end if;
 
-    -- In a statement of its own: what is decided on is read afterwards, and nobody changes it meanwhile.
-    perform from account a where a.id = any (v_accounts) order by a.id for no key update;
+    -- In a statement of its own, before numbers and times are taken; what it gives is what the rows are then, and
+    -- nobody changes them meanwhile.
+    select array_agg(a.id), array_agg(a.wallet), array_agg(a.balance), array_agg(a.frozen)
+    into v_ids, v_wallets, v_balances, v_frozen
+    from (
+        select locked.* from account locked
+        where locked.id = any (v_accounts) and locked.kind = 'customer' order by locked.id for no key update
+    ) as a;
     v_now := clock_timestamp();
     v_business_at := business_now();
 
@@ -184,7 +194,7 @@ begin
         select q.seq, q.account, q.amount, a.balance, a.wallet,
                case when a.id is null then 'unknown-account' when a.frozen then 'account-frozen' end as parked_for
         from unnest(v_seqs, v_accounts, v_amounts) as q (seq, account, amount)
-        left join account a on a.id = q.account and a.kind = 'customer'
+        left join unnest(v_ids, v_wallets, v_balances, v_frozen) as a (id, wallet, balance, frozen) on a.id = q.account
     ), after as materialized (
         select r.*, greedy(r.balance, r.amount) over (of_account rows unbounded preceding) as balance_after
         from request r window of_account as (partition by r.account order by r.seq)
@@ -219,3 +229,65 @@ begin
     return next;
 end
 $$;
+
+-- Parks the next redemption, which could not be decided; nothing but its own outcome changes. Gives whether it did:
+-- not when `p_seq` is not the next any more, or settling is off.
+create function park_redemption(p_token bigint, p_seq bigint, p_reason text) returns boolean
+language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+    perform require_lease('settlement', p_token);
+    perform from service_state for share;
+    if not settling_is_on() then
+        return false;
+    end if;
+    update settlement s set decided = p_seq, parked = s.parked + 1
+        from intake i where s.decided = p_seq - 1 and p_seq <= i.accepted;
+    if not found then
+        return false;
+    end if;
+    insert into outcome (seq, status, reason, decided_at) values (p_seq, 'parked', p_reason, clock_timestamp());
+    return true;
+end
+$$;
+
+-- The queue as a whole; `oldest_age_seconds` is of the one that is next, 0 when none waits.
+create function queue_state()
+returns table (accepted bigint, decided bigint, queued bigint, parked bigint, oldest_age_seconds double precision)
+language sql stable security definer set search_path = public, pg_temp as $$
+    select i.accepted, s.decided, i.accepted - s.decided, s.parked,
+           coalesce(greatest(extract(epoch from clock_timestamp() - r.recorded_at), 0), 0)::double precision
+    from intake i cross join settlement s left join redemption r on r.seq = s.decided + 1
+$$;
+
+-- The session's own redemptions, newest first: the one numbered `p_seq`, or `p_limit` of those before `p_before`. No
+-- row without a session, one row of nulls when there is nothing. A parked one's reason is told without its details.
+create function read_redemptions(p_token_hash bytea, p_seq bigint, p_before bigint, p_limit integer)
+returns table (seq bigint, amount bigint, accepted_at timestamptz, status text, reason text, place bigint,
+               transfer bigint, decided_at timestamptz)
+language sql stable security definer set search_path = public, pg_temp as $$
+    select r.seq, r.amount, r.recorded_at,
+           case when r.seq is not null then coalesce(o.status, 'queued') end,
+           split_part(o.reason, ':', 1),
+           case when o.seq is null then r.seq - progress.decided end,
+           o.transfer, o.decided_at
+    from session s
+    cross join settlement progress
+    left join lateral (
+        select * from redemption own
+        where own.account = s.account and own.seq < p_before and (p_seq is null or own.seq = p_seq)
+        order by own.seq desc limit least(p_limit, 100)
+    ) as r on true
+    left join outcome o on o.seq = r.seq
+    where s.token_hash = p_token_hash and s.expires_at > now()
+    order by r.seq desc
+$$;
+
+revoke all on function funds_left(bigint, bigint, bigint), greedy(bigint, bigint) from public;
+grant execute on function
+    queue_redemptions(bytea[], text[], bytea[], bigint[]), read_redemptions(bytea, bigint, bigint, integer),
+    queue_state()
+    to savings_portal;
+grant execute on function settle_chunk(bigint, integer), park_redemption(bigint, bigint, text), queue_state()
+    to savings_settlement;
+grant execute on function queue_state() to savings_maintenance;
+grant select on intake, settlement, redemption, outcome to savings_auditor;
