@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "postgres": ("system_under_test.storage.launcher", "the database server; becomes the PostgreSQL postmaster"),
     "migrate": ("system_under_test.storage.migrate", "bring the database's schema up to date, then end"),
     "portal": ("system_under_test.services.portal.server", "a portal node: sessions, deposits, redemptions, balances"),
+    "settlement": ("system_under_test.services.settlement", "settles queued redemptions; one of several is active"),
     "balancer": ("system_under_test.balancer.launcher", "the load balancer; becomes Envoy"),
     "seed": ("system_under_test.storage.seed", "open customer accounts in bulk, then end"),
     "dump": ("system_under_test.storage.dump", "write the ledger as NDJSON, then end"),

@@ -8,6 +8,7 @@ from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.openapi import describe
 from system_under_test.services.portal.operations import OperationHandlers
 from system_under_test.services.portal.public import PublicHandlers
+from system_under_test.services.portal.redemptions import RedemptionHandlers
 from system_under_test.services.portal.requests import Handler
 from system_under_test.services.portal.sessions import SessionHandlers
 
@@ -18,7 +19,13 @@ class Handlers:
     def __init__(self, node: Node) -> None:
         self._sessions = SessionHandlers(node)
         description = json.dumps(describe(node.version)).encode()
-        self._areas = (self._sessions, MoneyHandlers(node), PublicHandlers(node), OperationHandlers(node, description))
+        self._areas = (
+            self._sessions,
+            MoneyHandlers(node),
+            RedemptionHandlers(node),
+            PublicHandlers(node),
+            OperationHandlers(node, description),
+        )
 
     def by_operation(self) -> Mapping[str, Handler]:
         """A handler for each operation of the table of routes."""

@@ -46,7 +46,7 @@ class PortalMetrics:
             registry=self.registry,
         )
         self.postings = Counter(
-            "savings_ledger_postings", "Orders decided, by outcome.", ("kind", "outcome"), registry=self.registry
+            "savings_ledger_postings", "Orders answered, by outcome.", ("kind", "outcome"), registry=self.registry
         )
         self.shed = Counter(
             "savings_http_requests_shed",
@@ -64,7 +64,7 @@ class PortalMetrics:
                 self.duration_seconds.labels(route.method, route.path)
                 for code in route.codes:
                     self.requests.labels(route.method, route.path, str(code))
-        for kind in ("deposit",):
+        for kind in ("deposit", "redemption"):
             for outcome in ("ok", "rejected", "duplicate"):
                 self.postings.labels(kind, outcome)
 

@@ -59,8 +59,9 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _refer(route.body)}}}
     if route.authenticated:
         operation["security"] = [{"session": []}]
+    parameters = [dict(parameter) for parameter in route.parameters]
     if route.keyed:
-        operation["parameters"] = [
+        parameters.append(
             {
                 "name": "Idempotency-Key",
                 "in": "header",
@@ -68,7 +69,9 @@ def _operation(route: Route) -> dict[str, Any]:
                 "description": "Of the client's making; the same order sent again with it is carried out once.",
                 "schema": {"type": "string", "pattern": KEY_PATTERN},
             }
-        ]
+        )
+    if parameters:
+        operation["parameters"] = parameters
     return operation
 
 

@@ -1,7 +1,8 @@
 """One operation of the portal as data: it is served, described, counted and initialised from this."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
@@ -12,7 +13,10 @@ UNAVAILABLE: Final = (500, 503)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One operation. `business` routes are what customers come for: they count as in flight and may be shed."""
+    """One operation. `business` routes are what customers come for: they count as in flight and may be shed.
+
+    `parameters` are those of the path and the query, as OpenAPI describes them.
+    """
 
     method: Method
     path: str
@@ -23,6 +27,7 @@ class Route:
     answer: type[BaseModel] | None = None
     authenticated: bool = False
     keyed: bool = False
+    parameters: tuple[Mapping[str, Any], ...] = ()
     business: bool = True
 
 

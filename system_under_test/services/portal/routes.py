@@ -2,7 +2,13 @@
 
 from typing import Final
 
-from system_under_test.services.portal import money, operations, public, sessions
+from system_under_test.services.portal import money, operations, public, redemptions, sessions
 from system_under_test.services.portal.route import Route
 
-ROUTES: Final[tuple[Route, ...]] = (*sessions.ROUTES, *money.ROUTES, *public.ROUTES, *operations.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (
+    *sessions.ROUTES,
+    *money.ROUTES,
+    *redemptions.ROUTES,
+    *public.ROUTES,
+    *operations.ROUTES,
+)

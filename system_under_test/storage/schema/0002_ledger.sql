@@ -72,7 +72,8 @@ create trigger account_is_permanent before delete or truncate on account
     for each statement execute function refuse_change();
 
 -- Cached balances move with the transfers, in the same statement, and in no other way. Foreign keys would cost more
--- than all the rest of a large batch: that both sides exist and share a wallet is checked once for the statement.
+-- than all the rest of a large batch: that both sides exist and share a wallet is checked once for the statement. Plans
+-- are kept for the connection's life: one made for a large batch must not read all accounts for a single deposit.
 create function apply_transfers() returns trigger language plpgsql set enable_seqscan = off as $$
 declare
     v_wrong bigint;

@@ -58,15 +58,20 @@ create trigger redemption_is_append_only before update or delete or truncate on 
 create trigger outcome_is_append_only before update or delete or truncate on outcome
     for each statement execute function refuse_change();
 
--- Takes redemptions into the queue, in the order they are given, and answers each as `take_deposit` does. The same key
--- again, in this call, at another node or from a deposit, waits for the first try and gets its answer.
+-- Takes redemptions into the queue, in the order they are given, and gives one row for each. The same key again, in this
+-- call, at another node or from a deposit, waits for the first try and gets its answer. Outcomes:
+--   answered         `status` and `response` are the answer; `replayed` when it is the stored one of an earlier try
+--   mismatch         the key was used for another order
+--   unauthenticated  no such session, or it has expired
+--   busy             the first try is still under way after a quarter of a second; nothing was done
 create function queue_redemptions(
     p_token_hashes bytea[], p_keys text[], p_payload_hashes bytea[], p_amounts bigint[])
 returns table (outcome text, status integer, response text, replayed boolean)
-language plpgsql security definer set search_path = public, pg_temp as $$
+language plpgsql security definer set search_path = public, pg_temp set lock_timeout = '250ms' as $$
 declare
     v_accounts text[];
     v_new boolean[];
+    v_one record;
     v_count bigint;
     v_last bigint;
     v_decided bigint;
@@ -78,22 +83,41 @@ begin
     left join session s on s.token_hash = given.token_hash and s.expires_at > now();
 
     -- In the order of the keys, so that two calls with the same keys cannot wait for each other.
-    with given as (
-        select * from unnest(v_accounts, p_keys, p_payload_hashes) with ordinality as g (account, key, payload_hash, n)
-    ), first as materialized (
-        select distinct on (g.account, g.key) g.* from given g where g.account is not null
-        order by g.account, g.key, g.n
-    ), taken as (
-        insert into idempotency (account, key, route, payload_hash, status)
-            select f.account, f.key, 'redemption', f.payload_hash, 202 from first f order by f.account, f.key
-            on conflict do nothing
-            returning account, key
-    ), new as (
-        select f.n from first f join taken t on t.account = f.account and t.key = f.key
-    )
-    select array_agg(new.n is not null order by g.n), count(new.n) into v_new, v_count
-    from given g left join new on new.n = g.n;
+    begin
+        with given as (
+            select * from unnest(v_accounts, p_keys, p_payload_hashes) with ordinality as g (account, key, payload, n)
+        ), first as materialized (
+            select distinct on (g.account, g.key) g.* from given g where g.account is not null
+            order by g.account, g.key, g.n
+        ), taken as (
+            insert into idempotency (account, key, route, payload_hash, status)
+                select f.account, f.key, 'redemption', f.payload, 202 from first f order by f.account, f.key
+                on conflict do nothing
+                returning account, key
+        ), new as (
+            select f.n from first f join taken t on t.account = f.account and t.key = f.key
+        )
+        select array_agg(new.n is not null order by g.n) into v_new from given g left join new on new.n = g.n;
+    exception when lock_not_available then
+        -- Some key is held by an order that is stuck elsewhere: one by one, so that nobody else has to wait for it.
+        perform set_config('lock_timeout', '10ms', true);
+        v_new := array_fill(false, array[cardinality(p_keys)]);
+        for v_one in
+            select g.* from unnest(v_accounts, p_keys, p_payload_hashes) with ordinality as g (account, key, payload, n)
+            where g.account is not null order by g.account, g.key, g.n
+        loop
+            begin
+                insert into idempotency (account, key, route, payload_hash, status)
+                    values (v_one.account, v_one.key, 'redemption', v_one.payload, 202) on conflict do nothing;
+                v_new[v_one.n] := found;
+            exception when lock_not_available then
+                null;  -- the key is not there for this call either: told as busy below
+            end;
+        end loop;
+    end;
+    perform set_config('lock_timeout', '0', true);
 
+    select count(*) filter (where new) into v_count from unnest(v_new) as g (new);
     if v_count > 0 then
         -- From here to the commit every other call waits.
         update intake set accepted = accepted + v_count returning accepted - v_count into strict v_last;
@@ -110,10 +134,13 @@ begin
 
     return query
     select case when g.account is null then 'unauthenticated'
+                when i.key is null then 'busy'
                 when i.route <> 'redemption' or i.payload_hash <> g.payload_hash then 'mismatch'
                 else 'answered' end as said,
            202,
-           json_build_object('id', r.seq, 'kind', 'redemption', 'amount', r.amount, 'status', 'queued', 'place', r.place,
+           -- Made of what never changes, so that the first answer and the stored one are the same text.
+           json_build_object(
+               'id', r.seq, 'kind', 'redemption', 'amount', r.amount, 'status', 'queued', 'place', r.place,
                'accepted_at', to_char(r.recorded_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))::text,
            not g.new
     from unnest(v_accounts, p_keys, p_payload_hashes, v_new) with ordinality as g (account, key, payload_hash, new, n)
@@ -275,7 +302,7 @@ language sql stable security definer set search_path = public, pg_temp as $$
     left join lateral (
         select * from redemption own
         where own.account = s.account and own.seq < p_before and (p_seq is null or own.seq = p_seq)
-        order by own.seq desc limit least(p_limit, 100)
+        order by own.seq desc limit p_limit
     ) as r on true
     left join outcome o on o.seq = r.seq
     where s.token_hash = p_token_hash and s.expires_at > now()

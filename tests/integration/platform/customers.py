@@ -44,11 +44,23 @@ class Customer:
         sent = {"Authorization": f"Bearer {self.token}", "Idempotency-Key": key or str(uuid.uuid4()), **headers}
         return await send(self.session, "POST", f"{self.url}/v1/{route}", json=body, headers=sent)
 
+    async def read(self, path: str) -> Reply:
+        """GETs /v1/`path`."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return await send(self.session, "GET", f"{self.url}/v1/{path}", headers=headers)
+
     async def balance(self) -> Any:
         """The answer of GET /v1/balance."""
-        reply = await send(
-            self.session, "GET", f"{self.url}/v1/balance", headers={"Authorization": f"Bearer {self.token}"}
-        )
+        reply = await self.read("balance")
+        assert reply.status == 200, reply
+        return reply.body
+
+    async def decided(self, number: int) -> Any:
+        """What became of the redemption with this number, as soon as it is decided."""
+        async with asyncio.timeout(10):
+            reply = await until(
+                lambda: self.read(f"redemptions/{number}"), lambda reply: reply.body.get("status") != "queued"
+            )
         assert reply.status == 200, reply
         return reply.body
 

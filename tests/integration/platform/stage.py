@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 def await_ready(portal: "Process") -> None:
-    """Waits until a portal says that it can serve."""
+    """Waits until a portal or another service says that it can serve."""
     await_true(lambda: portal.answers("/readyz"), f"{portal.name} is ready")
 
 
@@ -202,6 +202,10 @@ class Stage:
         """Starts a portal node; it is not ready yet."""
         return self.add(name, "portal", DATABASE_URL=postgres.outputs()["dsn"], **environment)
 
+    def add_settlement(self, name: str, postgres: Process, **environment: str) -> Process:
+        """Starts a settler; it is not active yet."""
+        return self.add(name, "settlement", DATABASE_URL=postgres.outputs()["settlement_dsn"], **environment)
+
     def add_balancer(self, name: str, portals: list[Process], *, retries: str = "on") -> Process:
         """Starts a balancer in front of `portals`, in zones a and b by turns, and waits until it is ready."""
         upstreams = ",".join(f"127.0.0.1:{portal.port}@{'ab'[i % 2]}" for i, portal in enumerate(portals))
@@ -220,7 +224,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """The whole: a database, four portals in two zones, a balancer, and customers who are not logged in yet."""
+    """The whole: a database, four portals in two zones, a settler, a balancer; its customers are not logged in yet."""
 
     stage: Stage
     postgres: Process
@@ -242,6 +246,7 @@ def start_platform(folder: Path, *, portals: int = 4, customers: int = 60) -> It
         nodes = [stage.add_portal(f"portal-{number}", postgres) for number in range(1, portals + 1)]
         for node in nodes:
             await_ready(node)
+        await_ready(stage.add_settlement("settlement", postgres))
         balancer = stage.add_balancer("balancer", nodes)
         rows = stage.seed(postgres, customers=customers)
         yield Platform(stage=stage, postgres=postgres, portals=nodes, balancer=balancer, customers=rows)

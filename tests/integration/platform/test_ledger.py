@@ -37,8 +37,10 @@ TAMPERING = {
     "an account deleted": "delete from account",
     "a balance raised": "update account set balance = balance + 1 where kind = 'customer'",
     "a balance lowered": "update account set balance = 0, head = 0 where kind = 'customer'",
-    "an account opened with money": "insert into account (id, kind, balance) values ('c-x', 'customer', 5)",
-    "a customer without a balance": "insert into account (id, kind) values ('c-x', 'customer')",
+    "an account opened with money": (
+        "insert into account (id, kind, wallet, balance) values ('c-x', 'customer', 'b', 5)"
+    ),
+    "a customer without a balance": "insert into account (id, kind, wallet) values ('c-x', 'customer', 'b')",
     "a transfer of nothing": (
         "insert into transfer (kind, debit_account, credit_account, amount)"
         " values ('deposit', 'custody-b', 'c-000001', 0)"
@@ -59,9 +61,19 @@ TAMPERING = {
         " values ('deposit', 'custody-b', 'c-nowhere', 5)"
     ),
     "more taken than there is": (
-        "insert into transfer (kind, debit_account, credit_account, amount)"
-        " values ('redemption', 'c-000001', 'payable-b', 4000000000000000000)"
+        "insert into transfer (kind, debit_account, credit_account, amount, redemption)"
+        " values ('redemption', 'c-000001', 'payable-b', 4000000000000000000, 1)"
     ),
+    "a transfer to the other wallet": (
+        "insert into transfer (kind, debit_account, credit_account, amount)"
+        " values ('deposit', 'custody-a', 'c-000001', 5)"
+    ),
+    "a redemption of nothing that was asked for": (
+        "insert into transfer (kind, debit_account, credit_account, amount)"
+        " values ('redemption', 'c-000001', 'payable-b', 5)"
+    ),
+    "a redemption taken back": "delete from redemption",
+    "a decision changed": "update outcome set status = 'refused'",
     "a number of one's own choice": (
         "insert into transfer (seq, kind, debit_account, credit_account, amount)"
         " values (1, 'deposit', 'custody-b', 'c-000001', 5)"
@@ -122,9 +134,9 @@ async def test_a_transfer_moves_both_cached_balances_in_its_own_statement(platfo
         await transaction.start()
         before = dict(await owner.fetch("select id, balance from account where kind = 'customer'"))
         numbers = await owner.fetch(
-            "insert into transfer (kind, debit_account, credit_account, amount) values"
-            " ('deposit', 'custody-b', 'c-000011', 5), ('redeem', 'c-000011', 'payable', 3),"
-            " ('deposit', 'custody-b', 'c-000012', 7) returning seq"
+            "insert into transfer (kind, debit_account, credit_account, amount, redemption) values"
+            " ('deposit', 'custody-b', 'c-000011', 5, null), ('redemption', 'c-000011', 'payable-b', 3, 0),"
+            " ('deposit', 'custody-a', 'c-000012', 7, null) returning seq"
         )
         rows = await owner.fetch("select id, balance, head from account where kind = 'customer'")
         after = {row["id"]: row["balance"] for row in rows}
@@ -137,7 +149,7 @@ async def test_a_transfer_moves_both_cached_balances_in_its_own_statement(platfo
 async def test_every_balance_is_the_sum_of_the_transfers_up_to_its_head(
     platform: Platform, session: aiohttp.ClientSession
 ) -> None:
-    """Orders of several customers at once, then every account: cached balance = sum of transfers up to head = all."""
+    """Orders of several customers at once and their settlement; at each look: cached balance = sum up to head = all."""
     people = [await log_in(session, platform, number) for number in range(10, 14)]
     orders = [
         person.order(route, {"amount": amount})
@@ -145,27 +157,32 @@ async def test_every_balance_is_the_sum_of_the_transfers_up_to_its_head(
         for amount in range(1, 11)
         for route in ("deposits", "redemptions")
     ]
-    assert {reply.status for reply in await asyncio.gather(*orders)} == {201}
-    async with connected(platform, AUDITOR) as auditor:
-        wrong = await auditor.fetch(
-            """
-            select a.id, a.balance, a.head from account a
-            left join lateral (
-                select sum(case when t.credit_account = a.id then t.amount else -t.amount end) as total,
-                       max(t.seq) as newest
-                from transfer t where a.id in (t.credit_account, t.debit_account)
-            ) s on true
-            where a.kind = 'customer' and (a.balance, a.head) <> (coalesce(s.total, 0), coalesce(s.newest, 0))
-            """
-        )
-    assert wrong == []
+    replies = await asyncio.gather(*orders)
+    assert {reply.status for reply in replies} == {201, 202}
+    decided = "select (select accepted from intake) = (select decided from settlement)"
+    async with connected(platform, AUDITOR) as auditor, asyncio.timeout(10):
+        looks = 0
+        while not (looks and await auditor.fetchval(decided)):
+            looks += 1
+            assert await auditor.fetch(_WRONG_BALANCES) == []
+
+
+_WRONG_BALANCES = """
+select a.id, a.balance, a.head from account a
+left join lateral (
+    select sum(case when t.credit_account = a.id then t.amount else -t.amount end) as total,
+           max(t.seq) as newest
+    from transfer t where a.id in (t.credit_account, t.debit_account)
+) s on true
+where a.kind = 'customer' and (a.balance, a.head) <> (coalesce(s.total, 0), coalesce(s.newest, 0))
+"""
 
 
 async def test_a_second_try_waits_for_a_first_one_that_is_under_way(platform: Platform) -> None:
     """Holds a first try open in a transaction: the second waits, then is given the first one's answer."""
     token, key, payload = uuid.uuid4().bytes * 2, str(uuid.uuid4()), b"p" * 32
-    arguments = ("deposit", token, key, payload, 5)
-    statement = "select outcome, response, replayed from take_order($1, $2, $3, $4, $5)"
+    arguments = (token, key, payload, 5)
+    statement = "select outcome, response, replayed from take_deposit($1, $2, $3, $4)"
     async with (
         connected(platform, OWNER) as owner,
         connected(platform, OWNER) as first,
@@ -199,10 +216,18 @@ async def test_an_expired_session_is_no_session(platform: Platform) -> None:
     token = uuid.uuid4().bytes * 2
     async with connected(platform, OWNER) as owner, connected(platform, PORTAL) as portal:
         await owner.execute("insert into session values ($1, 'c-000016', now() - interval '1 second')", token)
-        assert await portal.fetch("select * from read_balance($1)", token) == []
-        row = await portal.fetchrow("select outcome from take_order('deposit', $1, 'k', $2, 5)", token, b"p" * 32)
-        assert row["outcome"] == "unauthenticated"
-        await portal.fetchval("select open_session('c-000016', $1, 60)", b"n" * 32)
+        assert await portal.fetch("select * from read_redemptions($1, null, 100, 10)", token) == []
+        assert await portal.fetchval("select outcome from read_balance($1)", token) == "unauthenticated"
+        outcome = await portal.fetchval("select outcome from take_deposit($1, 'k', $2, 5)", token, b"p" * 32)
+        assert outcome == "unauthenticated"
+        outcome = await portal.fetchval(
+            "select outcome from queue_redemptions(array[$1::bytea], array['k'], array[$2::bytea], array[5::bigint])",
+            *(token, b"p" * 32),
+        )
+        assert outcome == "unauthenticated"
+        assert await owner.fetchval("select count(*) from idempotency where account = 'c-000016'") == 0
+        opened = "select open_session('saver-000016@savings.example', '127.0.0.1', null, 'c-000016', $1, 60)"
+        await portal.fetchval(opened, b"n" * 32)
         assert await owner.fetchval("select count(*) from session where account = 'c-000016'") == 1
 
 
@@ -211,10 +236,10 @@ async def test_migrating_again_changes_nothing_and_a_changed_step_is_refused(pla
     async with connected(platform, OWNER) as one, connected(platform, OWNER) as other:
         applied = await asyncio.gather(migrate(one, read_steps()), migrate(other, read_steps()))
         assert not any(applied)
-        changed = Step(version=1, name="0001_ledger.sql", sql="select 1")
-        with pytest.raises(PlatformError, match=r"0001_ledger\.sql was changed"):
+        changed = Step(version=1, name="0001_clock.sql", sql="select 1")
+        with pytest.raises(PlatformError, match=r"0001_clock\.sql was changed"):
             await migrate(one, (changed, *read_steps()[1:]))
-        with pytest.raises(PlatformError, match=r"does not know: 0003_operations\.sql"):
+        with pytest.raises(PlatformError, match=r"does not know: 0003_customers\.sql"):
             await migrate(one, read_steps()[:2])
 
 
@@ -248,7 +273,8 @@ async def test_the_dump_is_the_whole_ledger_of_one_moment(platform: Platform, tm
     assert {name: row["balance"] for name, row in accounts.items() if row["kind"] == "customer"} == {
         name: sums[name] for name, row in accounts.items() if row["kind"] == "customer"
     }
-    assert [row["balance"] for row in accounts.values() if row["kind"] != "customer"] == [None, None]
+    own = [(row["account"], row["balance"]) for row in accounts.values() if row["kind"] != "customer"]
+    assert own == [(f"{kind}-{wallet}", None) for kind in ("custody", "interest", "payable") for wallet in "ab"]
     numbers = [row["t"] for row in transfers]
     assert numbers == sorted(numbers)
     assert {row["kind"] for row in transfers} >= {"seed", "deposit"}

@@ -15,16 +15,18 @@ from tests.integration.platform.stage import Platform, get
 
 
 async def test_a_deposit_and_a_redemption_move_the_balance_and_are_told_it(customer: Customer) -> None:
-    """Deposits and redeems; each receipt has the balance after it, and the head moves with them."""
+    """Deposits and redeems; the receipt has the balance after it, the ticket is settled, the head moves with both."""
     before = await customer.balance()
     paid_in = await customer.order("deposits", {"amount": 700})
     taken_out = await customer.order("redemptions", {"amount": 200})
     assert (paid_in.status, paid_in.body["kind"], paid_in.body["amount"]) == (201, "deposit", 700)
     assert paid_in.body["balance"] == before["balance"] + 700
-    assert (taken_out.status, taken_out.body["kind"]) == (201, "redeem")
+    assert (taken_out.status, taken_out.body["kind"], taken_out.body["status"]) == (202, "redemption", "queued")
+    decided = await customer.decided(taken_out.body["id"])
+    assert (decided["status"], decided["reason"], decided["place"]) == ("settled", None, None)
     after = await customer.balance()
-    assert after["balance"] == taken_out.body["balance"] == before["balance"] + 500
-    assert after["head"] > before["head"]
+    assert after["balance"] == before["balance"] + 500
+    assert after["head"] == decided["transfer"] > before["head"]
 
 
 async def test_one_key_has_one_effect_and_one_answer_under_twenty_tries_at_once(customer: Customer) -> None:
@@ -57,29 +59,31 @@ async def test_two_customers_may_use_the_same_key(platform: Platform, session: a
     assert replies[0].body["id"] != replies[1].body["id"]
 
 
-async def test_insufficient_funds_is_an_answer_that_is_stored_too(customer: Customer) -> None:
-    """Asks for more than there is, pays in, and asks again with the same key: still the first answer, no 409."""
+async def test_a_redemption_that_was_refused_stays_refused(customer: Customer) -> None:
+    """Asks for more than there is, pays in, and asks again with the same key: the first ticket, nothing is paid out."""
     balance = (await customer.balance())["balance"]
     key = str(uuid.uuid4())
-    refused = await customer.order("redemptions", {"amount": balance + 1}, key=key)
-    assert (refused.status, refused.body["type"]) == (422, "insufficient-funds")
-    assert refused.headers["Content-Type"].startswith("application/problem+json")
+    ticket = await customer.order("redemptions", {"amount": balance + 1}, key=key)
+    refused = await customer.decided(ticket.body["id"])
+    assert (refused["status"], refused["reason"], refused["transfer"]) == ("refused", "insufficient-funds", None)
     await customer.order("deposits", {"amount": 100})
     again = await customer.order("redemptions", {"amount": balance + 1}, key=key)
-    assert (again.status, again.body, again.replayed) == (422, refused.body, True)
+    assert (again.status, again.body, again.replayed) == (202, ticket.body, True)
+    assert await customer.decided(ticket.body["id"]) == refused
     assert (await customer.balance())["balance"] == balance + 100
 
 
 async def test_many_redemptions_at_once_never_take_more_than_there_is(
     platform: Platform, session: aiohttp.ClientSession
 ) -> None:
-    """Forty redemptions of a tenth at the same moment: exactly ten are carried out, the balance ends at zero."""
+    """Forty redemptions of a tenth at the same moment: exactly ten are settled, the balance ends at zero."""
     saver = await log_in(session, platform, 3)
     balance = (await saver.balance())["balance"]
     tenth = balance // 10
     replies = await asyncio.gather(*(saver.order("redemptions", {"amount": tenth}) for _ in range(40)))
-    assert sorted({reply.status for reply in replies}) == [201, 422]
-    assert sum(reply.status == 201 for reply in replies) == 10
+    assert {reply.status for reply in replies} == {202}
+    decided = await asyncio.gather(*(saver.decided(reply.body["id"]) for reply in replies))
+    assert sorted(one["status"] for one in decided) == ["refused"] * 30 + ["settled"] * 10
     assert (await saver.balance())["balance"] == balance - 10 * tenth
 
 
@@ -226,7 +230,7 @@ async def test_every_metric_exists_before_it_is_needed(platform: Platform) -> No
     for line in (
         'savings_http_requests_total{code="503",method="POST",route="/v1/deposits"}',
         'savings_http_request_duration_seconds_bucket{le="0.25",method="GET",route="/v1/balance"}',
-        'savings_ledger_postings_total{kind="redeem",outcome="rejected"}',
+        'savings_ledger_postings_total{kind="redemption",outcome="duplicate"}',
         "savings_idempotent_replays_total ",
         'savings_build_info{version="v1"} 1.0',
         "savings_node_ready 1.0",

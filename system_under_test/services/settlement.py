@@ -1,0 +1,206 @@
+"""Settles queued redemptions, in order; of several such processes one is active, the holder of the lease `settlement`.
+
+lease ours? -> decide the next chunk -> follow-ups (payouts) -> at once again, or a short rest when the queue is empty
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Final
+
+import asyncpg
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from pydantic import Field
+
+from system_under_test.domain.bisection import Bisection
+from system_under_test.services.service import Service, ServiceSettings, run_service
+from system_under_test.settings import Arguments, read_settings
+from system_under_test.storage.database import FencedError, NotDoneError, OutcomeUnknownError
+from system_under_test.storage.lease import Lease
+from system_under_test.storage.redemptions import Chunk, QueueState, Redemptions
+
+LEASE: Final = "settlement"
+CHUNK_MAX: Final = 5000
+# An answer of an empty queue costs a tenth of a millisecond of a core.
+_IDLE_S: Final = 0.02
+_STANDBY_S: Final = 0.5
+_TROUBLE_S: Final = 0.5
+_OBSERVE_EVERY_S: Final = 0.25
+# Data that cannot be decided on: only these errors are the redemption's own. All others are the platform's.
+_DATA_ERRORS: Final = ("22", "23")
+_CHUNK_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+FollowUp = Callable[[], Awaitable[object]]
+
+
+class SettlementSettings(ServiceSettings):
+    """What a settler is told."""
+
+    chunk: Annotated[int, Field(ge=1, le=CHUNK_MAX)] = Field(default=CHUNK_MAX, alias="SETTLEMENT_CHUNK")
+
+
+class SettlementMetrics:
+    """What a settler tells; gauges of the queue are read by the standing-by process, too."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.depth = Gauge(
+            "savings_redemption_queue_depth",
+            "Redemptions that wait for their decision, and those that could not be decided.",
+            ("state",),
+            registry=registry,
+        )
+        self.oldest_age_seconds = Gauge(
+            "savings_redemption_oldest_age_seconds", "Age of the redemption that is next.", registry=registry
+        )
+        self.settled = Counter(
+            "savings_redemptions_settled",
+            "Redemptions that this process decided, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.chunk_seconds = Histogram(
+            "savings_settlement_chunk_duration_seconds",
+            "Time to decide one chunk.",
+            buckets=_CHUNK_BUCKETS_S,
+            registry=registry,
+        )
+        self.errors = Counter(
+            "savings_settlement_errors", "Chunks that failed, by reason.", ("reason",), registry=registry
+        )
+        self.lease_held = Gauge("savings_lease_held", "1 while this process is active.", ("lease",), registry=registry)
+        self.lease_held.labels(LEASE)
+        for state in ("queued", "parked"):
+            self.depth.labels(state)
+        for outcome in ("settled", "refused", "parked"):
+            self.settled.labels(outcome)
+        for reason in ("fenced", "data", "database", "other"):
+            self.errors.labels(reason)
+
+    def observe(self, state: QueueState) -> None:
+        """Takes over what the queue is like now."""
+        self.depth.labels("queued").set(state.queued)
+        self.depth.labels("parked").set(state.parked)
+        self.oldest_age_seconds.set(state.oldest_age_s)
+
+    def count(self, chunk: Chunk) -> None:
+        """Counts what a chunk decided."""
+        self.settled.labels("settled").inc(chunk.settled)
+        self.settled.labels("refused").inc(chunk.refused)
+        self.settled.labels("parked").inc(chunk.parked)
+
+
+class Settler:
+    """Decides chunk after chunk while the lease is ours; `follow_ups` are done after each round."""
+
+    def __init__(
+        self,
+        service: Service,
+        lease: Lease,
+        metrics: SettlementMetrics,
+        *,
+        chunk: int = CHUNK_MAX,
+        follow_ups: Sequence[FollowUp] = (),
+    ) -> None:
+        self._service = service
+        self._lease = lease
+        self._metrics = metrics
+        self._redemptions = Redemptions(service.database)
+        self._bisection = Bisection(limit=chunk)
+        self._follow_ups = follow_ups
+
+    async def run(self) -> None:
+        """Settles until the service is told to stop."""
+        while not self._service.stopping.is_set():
+            self._lease.changed.clear()
+            token = self._lease.token
+            self._metrics.lease_held.labels(LEASE).set(token is not None)
+            if token is None:
+                await self._service.rest(_STANDBY_S, unless=self._lease.changed)
+                continue
+            rest_s = await self._round(token)
+            for follow_up in self._follow_ups:
+                await follow_up()
+            if rest_s:
+                await self._service.rest(rest_s)
+
+    async def _round(self, token: int) -> float:
+        """Decides one chunk and gives how long to rest; what failed is found out by asking again."""
+        try:
+            return await self._settle(token)
+        except FencedError as error:
+            self._metrics.errors.labels("fenced").inc()
+            self._service.log.warning("settlement.fenced", token=token, problem=str(error))
+        except (NotDoneError, OutcomeUnknownError) as error:
+            self._metrics.errors.labels("database").inc()
+            self._service.log.warning(
+                "database.failed", problem=str(error), unknown=isinstance(error, OutcomeUnknownError)
+            )
+        except asyncpg.PostgresError as error:
+            if str(error.sqlstate).startswith(_DATA_ERRORS):
+                return await self._narrow(token, error)
+            self._metrics.errors.labels("other").inc()
+            self._service.log.exception("settlement.failed", sqlstate=error.sqlstate)
+        return _TROUBLE_S
+
+    async def _settle(self, token: int) -> float:
+        started_s = time.perf_counter()
+        chunk = await self._redemptions.settle(token, self._bisection.size)
+        if chunk is None:
+            return _IDLE_S
+        self._metrics.chunk_seconds.observe(time.perf_counter() - started_s)
+        self._metrics.count(chunk)
+        self._bisection = self._bisection.passed(chunk.last - chunk.first + 1)
+        return 0.0
+
+    async def _narrow(self, token: int, error: asyncpg.PostgresError) -> float:
+        """After a chunk could not be decided: a smaller one next, or, where it was one redemption, that one parked."""
+        self._metrics.errors.labels("data").inc()
+        if not self._bisection.alone:
+            self._bisection = self._bisection.failed()
+            return 0.0
+        state = await self._service.ask(self._redemptions.state, otherwise=None)
+        if state is None:
+            return _TROUBLE_S
+        seq = state.decided + 1
+        reason = f"undecidable: {error.sqlstate} {error}"
+        parked = await self._service.ask(lambda: self._redemptions.park(token, seq, reason), otherwise=False)
+        if not parked:
+            return _TROUBLE_S
+        self._service.log.error("redemption.parked", seq=seq, reason=reason)
+        self._metrics.settled.labels("parked").inc()
+        self._bisection = self._bisection.passed(1)
+        return 0.0
+
+
+async def observe(service: Service, metrics: SettlementMetrics) -> None:
+    """Keeps the gauges of the queue up to date; runs until cancelled."""
+    redemptions = Redemptions(service.database)
+    while True:
+        state = await service.ask(redemptions.state, otherwise=None)
+        if state is not None:
+            metrics.observe(state)
+        await asyncio.sleep(_OBSERVE_EVERY_S)
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Settles until SIGTERM or SIGINT."""
+    Arguments(
+        "settlement",
+        "Settles queued redemptions; of several such processes one is active. Reads HOLDFAST_PORT, HOLDFAST_INSTANCE,"
+        " DATABASE_URL, VERSION, STATEMENT_SECONDS and SETTLEMENT_CHUNK.",
+    ).parse_args(arguments)
+    settings = read_settings(SettlementSettings, environment)
+
+    async def work(service: Service) -> None:
+        lease = Lease(service.database, LEASE, instance=service.instance, log=service.log)
+        metrics = SettlementMetrics(service.registry)
+        settler = Settler(service, lease, metrics, chunk=settings.chunk)
+        # Any of them that breaks ends the process, and with it its lease: half a settler would keep the others waiting.
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(lease.keep()), group.create_task(observe(service, metrics))]
+            await settler.run()
+            for task in beside:
+                task.cancel()
+        await lease.release()
+
+    run_service(settings, work)
+    return 0
