@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "portal": ("system_under_test.services.portal.server", "a portal node: sessions, deposits, redemptions, balances"),
     "settlement": ("system_under_test.services.settlement", "settles queued redemptions; one of several is active"),
     "balancer": ("system_under_test.balancer.launcher", "the load balancer; becomes Envoy"),
+    "notifier": ("system_under_test.services.notifier.main", "sends customers the notices of maintenance windows"),
+    "mailbox": ("system_under_test.services.mailbox.main", "a stand-in for the e-mail provider: receives and counts"),
     "seed": ("system_under_test.storage.seed", "open customer accounts in bulk, then end"),
     "dump": ("system_under_test.storage.dump", "write the ledger as NDJSON, then end"),
 }

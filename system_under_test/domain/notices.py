@@ -1,0 +1,118 @@
+"""What customers are told of a maintenance window, how a notice is named, and when a failed one is tried again.
+
+window 7, revision 1   scheduled    -> a notice to every customer
+window 7, revision 2   moved        -> a notice to every customer, which replaces the first
+window 7, revision 3   cancelled    -> a notice to every customer who may have had one of the others
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+RETRY_FIRST_S: Final = 0.25
+RETRY_MOST_S: Final = 15.0
+ADDRESS_TRIES: Final = 3
+"""Refusals of one customer's address until the notice counts as undeliverable: a provider may be wrong for a while."""
+
+Kind = Literal["planned", "cancelled"]
+
+_POSSIBLE: Final = """\
+What stays possible meanwhile:
+
+- Redemptions are taken at any time. They wait in the order in which they arrive, whatever the size of the account,
+  and are settled as soon as the service reopens.
+- Interest is credited every hour, as always.
+- The state of the service, the time left and your place in the queue: /v1/status and /v1/schedule.
+
+The dashboard and your balance are closed until the ledger has been verified."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One change of plan: what every notice of it says. The times are business time."""
+
+    window: int
+    revision: int
+    kind: Kind
+    planned_start: datetime
+    planned_end: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """What a customer reads."""
+
+    subject: str
+    body: str
+
+
+def compose(plan: Plan) -> Text:
+    """The subject, one line, and the body of a notice; the same for all customers."""
+    start, end = _moment(plan.planned_start), _moment(plan.planned_end)
+    if plan.planned_start.astimezone(UTC).date() == plan.planned_end.astimezone(UTC).date():
+        end = end.partition(" ")[2]
+    what = "Planned maintenance" if plan.kind == "planned" else "Maintenance cancelled"
+    return Text(
+        subject=f"{what}: {start} to {end} UTC (window {plan.window}, revision {plan.revision})",
+        body="\n\n".join(_planned(plan) if plan.kind == "planned" else _cancelled(plan)) + "\n",
+    )
+
+
+def message_id(plan: Plan, *, account: str, channel: str, domain: str) -> str:
+    """The Message-ID of a notice: the same at every try, so that a receiver that gets it twice can keep one."""
+    return f"<window-{plan.window}.revision-{plan.revision}.{account}.{channel}@{domain}>"
+
+
+def retry_after_s(failures: int, *, jitter_ratio: float) -> float:
+    """Wall seconds to wait after the n-th failure in a row (n from 1): doubling up to a limit, less up to a half.
+
+    `jitter_ratio` is from 0 to 1, drawn by the caller, so that what failed together is not tried again together.
+    """
+    # Compared as exponents: a count of years of failures must not become a number of a thousand digits.
+    doubled_s = RETRY_FIRST_S * 2.0 ** min(failures - 1, 16)
+    return min(RETRY_MOST_S, doubled_s) * (1 - jitter_ratio / 2)
+
+
+def connections_for(due: int, *, batch: int, most: int) -> int:
+    """How many connections to open for `due` notices: as many as have a batch to send, never more than `most`."""
+    return min(most, -(-due // batch))
+
+
+def _planned(plan: Plan) -> list[str]:
+    start, end = _moment(plan.planned_start), _moment(plan.planned_end)
+    parts = [
+        "Dear customer,",
+        f"the savings service will be closed for maintenance\n\n    from  {start} UTC\n    to    {end} UTC",
+        *_reason(plan),
+    ]
+    if plan.revision > 1:
+        parts.append(
+            f"This notice replaces the notice of revision {plan.revision - 1}, and any before it:"
+            " only the times above hold."
+        )
+    return [*parts, _POSSIBLE, _signature(plan)]
+
+
+def _cancelled(plan: Plan) -> list[str]:
+    start, end = _moment(plan.planned_start), _moment(plan.planned_end)
+    return [
+        "Dear customer,",
+        f"the maintenance that was planned from {start} UTC to {end} UTC is cancelled: the service stays open.",
+        *_reason(plan),
+        f"This notice replaces the notice of revision {plan.revision - 1}, and any before it.",
+        _signature(plan),
+    ]
+
+
+def _reason(plan: Plan) -> list[str]:
+    return [f"Reason: {plan.reason.strip()}"] if plan.reason.strip() else []
+
+
+def _signature(plan: Plan) -> str:
+    return f"Window {plan.window}, revision {plan.revision}"
+
+
+def _moment(moment: datetime) -> str:
+    utc = moment.astimezone(UTC)
+    return utc.strftime("%Y-%m-%d %H:%M:%S" if utc.second else "%Y-%m-%d %H:%M")

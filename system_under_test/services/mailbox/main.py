@@ -1,0 +1,75 @@
+"""The provider's stand-in: a small real SMTP server that keeps what it receives, and can be told to misbehave.
+
+The notifier sends to any SMTP server by its address; this one is for demonstrations and tests, where somebody has to
+count what has arrived.
+"""
+
+import asyncio
+import signal
+from collections.abc import Mapping, Sequence
+
+import uvloop
+from aiohttp import web
+from pydantic import Field
+
+from system_under_test.logs import configure_logs
+from system_under_test.services.mailbox.metrics import MailboxMetrics
+from system_under_test.services.mailbox.smtp import MailServer
+from system_under_test.services.mailbox.store import MailStore
+from system_under_test.services.mailbox.web import application
+from system_under_test.settings import Arguments, ExistingFolder, Name, PlatformError, Port, Settings, read_settings
+
+
+class MailboxSettings(Settings):
+    """What the mailbox is told."""
+
+    port: Port = Field(alias="HOLDFAST_PORT")
+    smtp_port: Port = Field(alias="HOLDFAST_PORT_SMTP")
+    data_dir: ExistingFolder = Field(alias="HOLDFAST_DATA_DIR")
+    instance: Name = Field(default="mailbox", alias="HOLDFAST_INSTANCE")
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Takes mail until SIGTERM or SIGINT."""
+    Arguments(
+        "mailbox",
+        "A stand-in for the e-mail provider: receives by SMTP on HOLDFAST_PORT_SMTP, keeps mails.ndjson in"
+        " HOLDFAST_DATA_DIR, and answers GET /mails, GET and POST /behaviour and /metrics on HOLDFAST_PORT.",
+    ).parse_args(arguments)
+    settings = read_settings(MailboxSettings, environment)
+    uvloop.run(_run(settings))
+    return 0
+
+
+async def _run(settings: MailboxSettings) -> None:
+    log = configure_logs(settings.instance)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    metrics = MailboxMetrics()
+    with MailStore(settings.data_dir) as store:
+        server = MailServer(store, metrics, log)
+        site = web.AppRunner(application(store, server, metrics), access_log=None, shutdown_timeout=1.0)
+        await site.setup()
+        try:
+            listening = await _listen(server, site, settings)
+            log.info("mailbox.started", port=settings.port, smtp_port=settings.smtp_port, mails=store.received)
+            await stopping.wait()
+            listening.close()
+        finally:
+            await server.close()
+            await site.cleanup()
+    log.info("mailbox.stopped")
+
+
+async def _listen(server: MailServer, site: web.AppRunner, settings: MailboxSettings) -> asyncio.Server:
+    # HTTP last: who sees it ready can send mail.
+    port = settings.smtp_port
+    try:
+        listening = await server.listen(port)
+        port = settings.port
+        await web.TCPSite(site, "127.0.0.1", port, reuse_address=True).start()
+    except OSError as error:
+        raise PlatformError(f"cannot listen on 127.0.0.1:{port}: {error.strerror or error}") from error
+    return listening

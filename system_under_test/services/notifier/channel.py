@@ -1,0 +1,92 @@
+"""What a way to reach customers offers. A further one is a module with these two classes, named in `main.channels`."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from system_under_test.domain.notices import Plan
+
+
+class Reason(StrEnum):
+    """Why a notice was not sent, or why nobody knows."""
+
+    UNREACHABLE = "unreachable"  # no connection to the provider
+    REFUSED = "refused"  # the provider said no, for now or for good
+    ADDRESS = "address"  # the provider refuses this address for good
+    LOST = "lost"  # the connection was lost before the provider could have taken the notice
+    UNANSWERED = "unanswered"  # handed over, and no answer: the provider may have taken it
+
+
+class Result(StrEnum):
+    """What became of a try."""
+
+    SENT = "sent"
+    REFUSED = "refused"  # certainly not sent
+    UNKNOWN = "unknown"  # perhaps sent
+    ADDRESS_REFUSED = "address_refused"  # certainly not sent, and the next try will hardly fare better
+    NOT_TRIED = "not_tried"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one notice; `reason` is None where nothing failed, `detail` is for people."""
+
+    result: Result
+    reason: Reason | None = None
+    detail: str = ""
+
+
+SENT: Final = Outcome(result=Result.SENT)
+NOT_TRIED: Final = Outcome(result=Result.NOT_TRIED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A notice that is ours to send until its claim runs out; `number` is the claim's token."""
+
+    id: int
+    number: int
+    failures: int
+    account: str
+    address: str
+    plan: Plan
+
+
+class ProviderError(Exception):
+    """The provider cannot be reached, or takes nothing at all now."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Connection(Protocol):
+    """A connection to a provider, used by one thread at a time."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether another notice can be tried on it."""
+
+    def send(self, claim: Claim) -> Outcome:
+        """Tries one notice, within a limit of time; never raises for what the provider or the network does."""
+
+    def abort(self) -> None:
+        """Ends a try that another thread is waiting in."""
+
+    def close(self) -> None:
+        """Takes leave of the provider, or just goes where that is not possible."""
+
+
+class Channel(Protocol):
+    """A way to reach customers; `name` is the channel's word in the outbox."""
+
+    @property
+    def name(self) -> str:
+        """As in `notice.channel`."""
+
+    def connect(self) -> Connection:
+        """A new connection.
+
+        Raises:
+            ProviderError: there is none to be had now.
+        """
