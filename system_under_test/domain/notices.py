@@ -5,6 +5,7 @@ window 7, revision 2   moved        -> a notice to every customer, which replace
 window 7, revision 3   cancelled    -> a notice to every customer who may have had one of the others
 """
 
+import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -16,15 +17,18 @@ ADDRESS_TRIES: Final = 3
 
 Kind = Literal["planned", "cancelled"]
 
+_WIDTH: Final = 72
 _POSSIBLE: Final = """\
 What stays possible meanwhile:
 
-- Redemptions are taken at any time. They wait in the order in which they arrive, whatever the size of the account,
-  and are settled as soon as the service reopens.
+- Redemptions are taken at any time. They wait in the order in which they
+  arrive, whatever the size of the account, and are settled as soon as the
+  service reopens.
 - Interest is credited every hour, as always.
-- The state of the service, the time left and your place in the queue: /v1/status and /v1/schedule.
+- The state of the service, the time left and your place in the queue are
+  shown at /v1/status and /v1/schedule.
 
-The dashboard and your balance are closed until the ledger has been verified."""
+The dashboard and your balance are closed until the ledger is verified."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +91,7 @@ def _planned(plan: Plan) -> list[str]:
         *_reason(plan),
     ]
     if plan.revision > 1:
-        parts.append(
-            f"This notice replaces the notice of revision {plan.revision - 1}, and any before it:"
-            " only the times above hold."
-        )
+        parts.append(f"{_replaces(plan)}:\nonly the times above hold.")
     return [*parts, _POSSIBLE, _signature(plan)]
 
 
@@ -98,15 +99,20 @@ def _cancelled(plan: Plan) -> list[str]:
     start, end = _moment(plan.planned_start), _moment(plan.planned_end)
     return [
         "Dear customer,",
-        f"the maintenance that was planned from {start} UTC to {end} UTC is cancelled: the service stays open.",
+        f"the maintenance that was planned\n\n    from  {start} UTC\n    to    {end} UTC\n\nis cancelled.",
         *_reason(plan),
-        f"This notice replaces the notice of revision {plan.revision - 1}, and any before it.",
+        f"{_replaces(plan)}.",
         _signature(plan),
     ]
 
 
+def _replaces(plan: Plan) -> str:
+    return f"This notice replaces the notice of revision {plan.revision - 1}, and any before it"
+
+
 def _reason(plan: Plan) -> list[str]:
-    return [f"Reason: {plan.reason.strip()}"] if plan.reason.strip() else []
+    reason = " ".join(plan.reason.split())
+    return [textwrap.fill(f"Reason: {reason}", _WIDTH)] if reason else []
 
 
 def _signature(plan: Plan) -> str:

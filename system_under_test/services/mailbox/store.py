@@ -89,7 +89,7 @@ class MailStore:
     def newest(self, limit: int) -> list[Mail]:
         """The last effective mails of all recipients, by time of arrival."""
         mails = (mail for mails in self._effective.values() for mail in mails)
-        return sorted(mails, key=lambda mail: mail.received_at)[-limit:]
+        return sorted(mails, key=lambda mail: mail.received_at)[max(0, self.effective - limit) :]
 
     def _load(self) -> None:
         if not self._path.exists():

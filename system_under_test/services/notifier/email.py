@@ -24,6 +24,8 @@ NAME: Final = "email"
 # What goes into a header as it is: nothing that could end one, or the command that carries it.
 _ADDRESS: Final = re.compile(r"[!-;=?-~]{1,200}@[0-9A-Za-z.-]{1,253}")
 _PLANS_KEPT: Final = 16
+# In seven bits, so that no server has to offer more; subjects are not folded, because readers differ in unfolding.
+_POLICY: Final = SMTP.clone(cte_type="7bit", max_line_length=998)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +149,7 @@ def render(claim: Claim, *, sender: str, domain: str, now: datetime) -> bytes:
 @lru_cache(maxsize=_PLANS_KEPT)
 def _common(plan: Plan, sender: str) -> bytes:
     text = compose(plan)
-    message = EmailMessage(policy=SMTP)
+    message = EmailMessage(policy=_POLICY)
     message["From"] = sender
     message["Subject"] = text.subject
     message["Auto-Submitted"] = "auto-generated"

@@ -137,12 +137,13 @@ end
 $$;
 
 -- Withdraws what is not sent, and plans a notice of the cancellation for every customer who has, or may have, one of
--- the window's notices; to be called in the transaction that cancels the window. The cancellation is the revision
--- after the last one planned. Gives the number of notices; asked again it gives the same and changes nothing.
+-- the window's notices; to be called in the transaction that cancels the window, after it has got its new revision.
+-- Gives the number of notices; asked again it gives the same and changes nothing.
 create function cancel_notices(p_window bigint) returns bigint
 language plpgsql security definer set search_path = public, pg_temp as $$
 declare
     v_last notice_plan;
+    v_revision integer;
     v_total bigint;
 begin
     perform withdraw_notices(p_window);
@@ -153,9 +154,15 @@ begin
         return v_last.total;
     end if;
     insert into notice_plan (window_id, revision, kind, planned_start, planned_end, reason)
-        values (p_window, v_last.revision + 1, 'cancelled', v_last.planned_start, v_last.planned_end, v_last.reason);
+        select w.id, w.revision, 'cancelled', w.planned_start, w.planned_end, w.reason
+        from maintenance_window w where w.id = p_window and w.revision > v_last.revision
+        returning revision into v_revision;
+    if not found then
+        raise exception 'window % has no revision after %: a cancellation is a new one', p_window, v_last.revision
+            using errcode = 'invalid_parameter_value';
+    end if;
     insert into notice (window_id, revision, account, channel, address)
-        select p_window, v_last.revision + 1, r.account, r.channel, r.address
+        select p_window, v_revision, r.account, r.channel, r.address
         from notice_recipient r
         where exists (
             select from notice n
@@ -163,7 +170,7 @@ begin
               and (n.state = 'sent' or n.perhaps_sent))
         order by r.account;
     get diagnostics v_total = row_count;
-    update notice_plan p set total = v_total where p.window_id = p_window and p.revision = v_last.revision + 1;
+    update notice_plan p set total = v_total where p.window_id = p_window and p.revision = v_revision;
     return v_total;
 end
 $$;
