@@ -8,6 +8,7 @@ from chaos.faults.fault import RoleShape
 from chaos.salvage import Salvaged
 from chaos.targets.models import Extent
 from chaos.targets.topology import Draft, Topology
+from chaos.wording import Place
 
 _SOME_PATH: Final = "/"
 """Taken for a path of the prober that may or may not be given."""
@@ -75,10 +76,14 @@ def _names(written: Salvaged[Any]) -> dict[str, Collection[str]]:
             names["dump"] = found
     actions = data.get("actions", {})
     if written.meant(("actions",)) and isinstance(actions, Mapping):
-        provable = {name for name, action in actions.items() if isinstance(action, Mapping) and "effect" in action}
-        names["action"] = provable
-        names["undo"] = {name for name in provable if "undo" in actions[name]}
+        names["action"] = {name for name in actions if _may_have(written, ("actions", name, "effect"))}
+        names["undo"] = {name for name in names["action"] if _may_have(written, ("actions", name, "undo"))}
     return names
+
+
+def _may_have(written: Salvaged[Any], place: Place) -> bool:
+    """Whether a key is there, or may be meant to be."""
+    return place in written.document.lines or not written.meant(place)
 
 
 def _probe_path(written: Salvaged[Any]) -> str | None:

@@ -16,6 +16,7 @@ from chaos.targets.crosschecks import Names, cross_check, dependencies
 from chaos.targets.models import Role, TopologyFile
 from chaos.targets.overrides import apply_overrides
 from chaos.targets.target import Instance
+from chaos.wording import nearest
 
 _ADAPTER = TypeAdapter(TopologyFile)
 _SPARE: Final = {"name": "unnamed", "url": "http://127.0.0.1"}
@@ -128,9 +129,17 @@ def draft_topology(path: Path, overrides: Mapping[str, Any]) -> Draft:
     if not salvaged.meant(("roles",)):
         lost = {}  # most overrides change roles, and that there are none is told already
     if salvaged.model is not None:
-        found = cross_check(salvaged.model, Names(document.data))
+        found = cross_check(salvaged.model, Names(_as_meant(salvaged)))
         salvaged = salvaged.also((salvaged.original(place), text) for place, text in found)
     return Draft(path=path, salvaged=salvaged, overrides=overrides, lost=lost)
+
+
+def _as_meant(salvaged: Salvaged[TopologyFile]) -> dict[str, Any]:
+    """The data with its parts under the names that they are meant to have: what a misspelt one defines can be named."""
+    data = salvaged.document.data
+    absent = TopologyFile.model_fields.keys() - data.keys()
+    meant = {key: nearest(key, absent) for key in data if (key,) in salvaged.unknown}
+    return {meant.get(key) or key: value for key, value in data.items()}
 
 
 def topology_schema() -> dict[str, Any]:

@@ -28,6 +28,7 @@ faults:
   - stop: {role: db, all: true, restart_after: 1s}
     at: 5s
   - deploy: {role: web, set: {env.VERSION: v2}}
+  - action: {name: shut, for: 1s}
 expect:
   - failed: {max: 0}
   - sometimes: {during: kill, operation: redeem}
@@ -50,6 +51,11 @@ observe:
   retries: {metric: retries, role: portal}
 final:
   - {name: bookings, schema: ledger/1, command: [dump, "${out}"]}
+actions:
+  shut:
+    command: [shut]
+    effect: {observe: retries, is: 0}
+    undo: {command: [open]}
 """
 
 
@@ -85,19 +91,20 @@ MISTAKES = [
     Mistake("restart_after: 1s", "restart_aftr: 1s", "e:12: faults.2.stop.restart_aftr: unknown key"),
     Mistake("env.VERSION: v2", "VERSION: v2", "e:14: faults.3.deploy: set: VERSION: a deploy changes the environment"),
     Mistake("deploy: {role: web", "deploy: {role: seed", "e:14: faults.3.deploy: the target has no role 'seed'"),
-    Mistake("failed: {max: 0}", "failed: {maximum: 0}", "e:16: expect.0.failed.maximum: unknown parameter"),
-    Mistake("failed: {max: 0}", "faild: {max: 0}", "e:16: expect.0: no checker called 'faild'; did you mean 'failed'?"),
-    Mistake("during: kill", "during: kil", "e:17: expect.1.sometimes.during: this experiment has no fault 'kil'"),
-    Mistake("operation: redeem", "operation: 5", "e:17: expect.1.sometimes.operation: Input should be a valid string"),
+    Mistake("name: shut", "name: shoot", "e:15: faults.4.action.name: the target has no action 'shoot'"),
+    Mistake("failed: {max: 0}", "failed: {maximum: 0}", "e:17: expect.0.failed.maximum: unknown parameter"),
+    Mistake("failed: {max: 0}", "faild: {max: 0}", "e:17: expect.0: no checker called 'faild'; did you mean 'failed'?"),
+    Mistake("during: kill", "during: kil", "e:18: expect.1.sometimes.during: this experiment has no fault 'kil'"),
+    Mistake("operation: redeem", "operation: 5", "e:18: expect.1.sometimes.operation: Input should be a valid string"),
     Mistake(
-        "reading: retries", "reading: retrys", "e:18: expect.2.observed.reading: the target has no reading 'retrys'"
+        "reading: retries", "reading: retrys", "e:19: expect.2.observed.reading: the target has no reading 'retrys'"
     ),
-    Mistake("increase: {min: 1}", "increase: {mn: 1}", "e:18: expect.2.observed.increase.mn: unknown parameter"),
-    Mistake("dump: bookings", "dump: booking", "e:19: expect.3.ledger.dump: the target has no dump 'booking'"),
-    Mistake("dump: bookings", "dmup: bookings", "e:19: expect.3.ledger.dmup: unknown parameter"),
-    Mistake("over: 5s", "over: 5s, over: 6s", "e:21: guardrails.0.error_rate.over: this key is given twice"),
+    Mistake("increase: {min: 1}", "increase: {mn: 1}", "e:19: expect.2.observed.increase.mn: unknown parameter"),
+    Mistake("dump: bookings", "dump: booking", "e:20: expect.3.ledger.dump: the target has no dump 'booking'"),
+    Mistake("dump: bookings", "dmup: bookings", "e:20: expect.3.ledger.dmup: unknown parameter"),
+    Mistake("over: 5s", "over: 5s, over: 6s", "e:22: guardrails.0.error_rate.over: this key is given twice"),
     Mistake("count: 2, env", "count: 2, 5: x, env", "t:6: roles.web: keys must be text, got 5"),
-    Mistake("max: 50%", "max: lots", "e:21: guardrails.0.error_rate.max: expected a share"),
+    Mistake("max: 50%", "max: lots", "e:22: guardrails.0.error_rate.max: expected a share"),
     Mistake("probe: {path: /}", "probe: {path: x}", "t:3: probe.path: expected a path that begins with /"),
     Mistake("command: [portal]", "command: [portal], cvd: .", "t:5: roles.portal.cvd: unknown key"),
     Mistake("command: [web]", "command: web", "t:6: roles.web.command: expected a list"),
@@ -124,14 +131,17 @@ BLINDING = [
     Mistake("for: 2s", "fo: 2s", "e:10: faults.1.pause.fo: unknown key; did you mean 'for'?"),
     Mistake("every: 10s", "evry: 10s", "e:8: faults.0.evry: unknown key; did you mean 'every'?"),
     Mistake("    every: 10s\n", "", "e:8: faults.0.times: needs every"),
-    Mistake("expect:", "expects:", "e:15: expects: unknown key; did you mean 'expect'?"),
-    Mistake("set: {web.env", "set: {wbe.env", "e:22: set.wbe.env.VERSION: nothing called 'wbe'; did you mean 'web'?"),
+    Mistake("expect:", "expects:", "e:16: expects: unknown key; did you mean 'expect'?"),
+    Mistake("set: {web.env", "set: {wbe.env", "e:23: set.wbe.env.VERSION: nothing called 'wbe'; did you mean 'web'?"),
     Mistake("count: 4", "count: many", "t:5: roles.portal.count: expected a whole number"),
     Mistake("count: 4", "cuont: 4", "t:5: roles.portal.cuont: unknown key; did you mean 'count'?"),
     Mistake("zones: [a, b]", "zone: [a, b]", "t:5: roles.portal.zone: unknown key; did you mean 'zones'?"),
-    Mistake("observe:", "obsrve:", "t:9: obsrve: unknown key; did you mean 'observe'?"),
+    Mistake("\nobserve:\n", "\nobsrve:\n", "t:9: obsrve: unknown key; did you mean 'observe'?"),
     Mistake("final:", "finals:", "t:11: finals: unknown key; did you mean 'final'?"),
     Mistake("name: bookings", "nam: bookings", "t:12: final.0.nam: unknown key; did you mean 'name'?"),
+    Mistake("effect: {observe", "efect: {observe", "t:16: actions.shut.efect: unknown key; did you mean 'effect'?"),
+    Mistake("undo: {command", "undoo: {command", "t:17: actions.shut.undoo: unknown key; did you mean 'undo'?"),
+    Mistake("command: [shut]", "comand: [shut]", "t:15: actions.shut.comand: unknown key; did you mean 'command'?"),
     Mistake("name: shop\n", "name: shop\n  url: x\n", "t:2: not YAML: "),
 ]
 """After these it cannot be told whether something else fits: until they are mended that is no problem."""
@@ -144,9 +154,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def problems(folder: Path, *mistakes: Mistake, more: str = "", **options: Any) -> list[str]:
+def problems(folder: Path, *mistakes: Mistake, **options: Any) -> list[str]:
     """What is told of the two files with these mistakes in them; files are called `e` and `t`."""
-    texts = {"experiment.yaml": EXPERIMENT + more, "topology.yaml": TOPOLOGY}
+    texts = {"experiment.yaml": EXPERIMENT, "topology.yaml": TOPOLOGY}
     for old, new, _ in mistakes:
         (name,) = [name for name, text in texts.items() if old in text]
         assert texts[name].count(old) == 1, old
@@ -172,7 +182,8 @@ def test_without_mistakes_there_is_a_plan(folder: Path) -> None:
     """Otherwise nothing below would mean anything."""
     assert problems(folder) == []
     ready = prepare(folder / "experiment.yaml")
-    assert [one.fault_id for one in ready.plan.timeline] == ["kill-1", "deploy-1", "stop-1", "kill-2", "pause-1"]
+    played = [one.fault_id for one in ready.plan.timeline]
+    assert played == ["kill-1", "deploy-1", "action-1", "stop-1", "kill-2", "pause-1"]
     assert (ready.plan.seed, ready.topology.name) == (7, "shop")
 
 
