@@ -1,11 +1,13 @@
 """Settles queued redemptions, in order; of several such processes one is active, the holder of the lease `settlement`.
 
-lease ours? -> decide the next chunk -> follow-ups (payouts) -> at once again, or a short rest when the queue is empty
+lease ours? -> decide the next chunk -> at once again, or a short rest when the queue is empty
+
+Payouts of what was settled are made beside it, under the same lease.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import asyncpg
@@ -13,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 
 from system_under_test.domain.bisection import Bisection
+from system_under_test.services.payouts import Payouts
 from system_under_test.services.service import Service, ServiceSettings, run_service
 from system_under_test.settings import Arguments, read_settings
 from system_under_test.storage.database import FencedError, NotDoneError, OutcomeUnknownError
@@ -29,7 +32,6 @@ _OBSERVE_EVERY_S: Final = 0.25
 # Data that cannot be decided on: only these errors are the redemption's own. All others are the platform's.
 _DATA_ERRORS: Final = ("22", "23")
 _CHUNK_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-FollowUp = Callable[[], Awaitable[object]]
 
 
 class SettlementSettings(ServiceSettings):
@@ -89,7 +91,7 @@ class SettlementMetrics:
 
 
 class Settler:
-    """Decides chunk after chunk while the lease is ours; `follow_ups` are done after each round."""
+    """Decides chunk after chunk while the lease is ours."""
 
     def __init__(
         self,
@@ -98,14 +100,12 @@ class Settler:
         metrics: SettlementMetrics,
         *,
         chunk: int = CHUNK_MAX,
-        follow_ups: Sequence[FollowUp] = (),
     ) -> None:
         self._service = service
         self._lease = lease
         self._metrics = metrics
         self._redemptions = Redemptions(service.database)
         self._bisection = Bisection(limit=chunk)
-        self._follow_ups = follow_ups
 
     async def run(self) -> None:
         """Settles until the service is told to stop."""
@@ -117,8 +117,6 @@ class Settler:
                 await self._service.rest(_STANDBY_S, unless=self._lease.changed)
                 continue
             rest_s = await self._round(token)
-            for follow_up in self._follow_ups:
-                await follow_up()
             if rest_s:
                 await self._service.rest(rest_s)
 
@@ -194,13 +192,18 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         lease = Lease(service.database, LEASE, instance=service.instance, log=service.log)
         metrics = SettlementMetrics(service.registry)
         settler = Settler(service, lease, metrics, chunk=settings.chunk)
+        payouts = Payouts(service, lease)
         # Any of them that breaks ends the process, and with it its lease: half a settler would keep the others waiting.
         async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(lease.keep()), group.create_task(observe(service, metrics))]
+            beside = [
+                group.create_task(lease.keep()),
+                group.create_task(observe(service, metrics)),
+                group.create_task(payouts.run()),
+            ]
             await settler.run()
             for task in beside:
                 task.cancel()
         await lease.release()
 
-    run_service(settings, work)
+    run_service(settings, work, pool_size=4)
     return 0

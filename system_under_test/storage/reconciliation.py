@@ -20,6 +20,7 @@ import asyncpg
 from system_under_test.domain.signatures import public_key
 from system_under_test.settings import PlatformError
 from system_under_test.storage.database import Database, NotDoneError
+from system_under_test.storage.problem import Problem
 from system_under_test.storage.reconciliation_records import (
     BEGINNING,
     Anchor,
@@ -39,19 +40,6 @@ _PROBLEMS_MAX: Final = 20
 """How many rows one check names: of a ledger that is wrong in a thousand places, these will do."""
 _TOLD_MAX: Final = 3
 _RECORD: Final = "select record_reconciliation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """A row that is wrong: what was expected of it, and what is there."""
-
-    table: str
-    key: str
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        return f"{self.table} {self.key}: expected {self.expected}, found {self.found}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
