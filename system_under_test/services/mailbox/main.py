@@ -13,11 +13,21 @@ from aiohttp import web
 from pydantic import Field
 
 from system_under_test.logs import configure_logs
+from system_under_test.ready_file import write_ready_file
 from system_under_test.services.mailbox.metrics import MailboxMetrics
 from system_under_test.services.mailbox.smtp import MailServer
 from system_under_test.services.mailbox.store import MailStore
 from system_under_test.services.mailbox.web import application
-from system_under_test.settings import Arguments, ExistingFolder, Name, PlatformError, Port, Settings, read_settings
+from system_under_test.settings import (
+    Arguments,
+    ExistingFolder,
+    FileToBe,
+    Name,
+    PlatformError,
+    Port,
+    Settings,
+    read_settings,
+)
 
 
 class MailboxSettings(Settings):
@@ -27,6 +37,7 @@ class MailboxSettings(Settings):
     smtp_port: Port = Field(alias="HOLDFAST_PORT_SMTP")
     data_dir: ExistingFolder = Field(alias="HOLDFAST_DATA_DIR")
     instance: Name = Field(default="mailbox", alias="HOLDFAST_INSTANCE")
+    ready_file: FileToBe | None = Field(default=None, alias="HOLDFAST_READY_FILE")
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -54,6 +65,8 @@ async def _run(settings: MailboxSettings) -> None:
         await site.setup()
         try:
             listening = await _listen(server, site, settings)
+            if settings.ready_file is not None:
+                write_ready_file(settings.ready_file, {"smtp_url": f"smtp://127.0.0.1:{settings.smtp_port}"})
             log.info("mailbox.started", port=settings.port, smtp_port=settings.smtp_port, mails=store.received)
             await stopping.wait()
             listening.close()
