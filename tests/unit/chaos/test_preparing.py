@@ -18,13 +18,13 @@ title: everything
 target: topology.yaml
 seed: 7
 load: {locustfile: users.py, arrivals: 30/s}
-phases: {warmup: 1s, faults: 30s, recovery: 1s}
+phases: {warmup: 1s, faults: 40s, recovery: 1s}
 faults:
   - kill: {role: portal, count: 2, restart_after: 3s}
     every: 10s
     times: 2
   - pause: {role: portal, zone: a, for: 2s}
-    at: 26s
+    at: 36s
   - stop: {role: db, all: true, restart_after: 1s}
     at: 5s
   - deploy: {role: web, set: {env.VERSION: v2}}
@@ -80,12 +80,12 @@ MISTAKES = [
     Mistake(
         "{role: portal, count: 2", "{role: protal, count: 2", "e:7: faults.0.kill: the target has no role 'protal'"
     ),
-    Mistake("times: 2", "times: 20", "e:9: faults.0.times: only 3 of 20 fit"),
+    Mistake("times: 2", "times: 20", "e:9: faults.0.times: only 4 of 20 fit"),
     Mistake("zone: a", "count: 5", "e:10: faults.1.pause: role 'portal' has 4 instances, not 5"),
     Mistake("zone: a", "zone: c", "e:10: faults.1.pause: role 'portal' has nobody in zone 'c'"),
     Mistake("for: 2s", "for: 2s, cuont: 1", "e:10: faults.1.pause.cuont: unknown key; did you mean 'count'?"),
-    Mistake("at: 26s", "at: 40s", "e:10: faults.1.pause: does not fit: it begins at 40 s"),
-    Mistake("at: 26s", "at: soon", "e:11: faults.1.at: expected a duration"),
+    Mistake("at: 36s", "at: 50s", "e:10: faults.1.pause: does not fit: it begins at 50 s"),
+    Mistake("at: 36s", "at: soon", "e:11: faults.1.at: expected a duration"),
     Mistake("all: true", "count: 1", "e:12: faults.2.stop: that takes the last db of 1"),
     Mistake("all: true", "all: true, count: 1", "e:12: faults.2.stop: count and all exclude each other"),
     Mistake("restart_after: 1s", "restart_aftr: 1s", "e:12: faults.2.stop.restart_aftr: unknown key"),
@@ -120,8 +120,8 @@ BLINDING = [
     Mistake("target: topology.yaml", "target: 7", "e:2: target: expected text"),
     Mistake("load: {locustfile", "laod: {locustfile", "e:4: laod: unknown key"),
     Mistake("phases: {", "phasen: {", "e:5: phasen: unknown key; did you mean 'phases'?"),
-    Mistake("faults: 30s", "faults: 30", "e:5: phases.faults: expected a duration"),
-    Mistake("faults: 30s, ", "fault: 30s, ", "e:5: phases.fault: unknown key; did you mean 'faults'?"),
+    Mistake("faults: 40s", "faults: 40", "e:5: phases.faults: expected a duration"),
+    Mistake("faults: 40s, ", "fault: 40s, ", "e:5: phases.fault: unknown key; did you mean 'faults'?"),
     Mistake("\nfaults:\n", "\nfautls:\n", "e:6: fautls: unknown key; did you mean 'faults'?"),
     Mistake("stop: {role: db", "halt: {role: db", "e:12: faults.2.halt: unknown key"),
     Mistake("- kill:", "- kll:", "e:7: faults.0.kll: unknown key"),
@@ -263,6 +263,23 @@ def test_overrides_that_lead_nowhere_are_told_with_the_rest(folder: Path) -> Non
     found = problems(folder, role, count, reading, overrides={"portal.cuont": 6})
     lost = Mistake("", "", "t: override portal.cuont: roles.portal has no 'cuont'")
     assert is_told(found, [role, reading, lost])
+
+
+def test_a_misspelt_fault_counts_as_the_one_that_is_meant(folder: Path) -> None:
+    """`kll` is no pause, so that waiting for a pause is a mistake too; what may be anything may be one."""
+    (folder / "topology.yaml").write_text(TOPOLOGY)
+    told = {}
+    for name in ("kll", "something"):
+        (folder / "experiment.yaml").write_text(
+            f"title: t\ntarget: topology.yaml\nfaults:\n  - {name}: {{role: portal}}\n"
+            "expect:\n  - sometimes: {during: pause, operation: x}\n  - sometimes: {during: kill, operation: x}\n"
+        )
+        with pytest.raises(ExperimentError) as caught:
+            prepare(folder / "experiment.yaml")
+        told[name] = [problem.removeprefix(f"{folder}/experiment.yaml:")[:30] for problem in caught.value.problems]
+
+    assert told["something"] == ["4: faults.0.something: unknown key"[:30]]
+    assert told["kll"] == ["4: faults.0.kll: unknown key; did"[:30], "6: expect.0.sometimes.during: t"[:30]]
 
 
 def test_another_target_takes_the_place_of_one_that_is_not_there(folder: Path) -> None:
