@@ -22,6 +22,11 @@ _FIRST_CLOCK: Final = """
 insert into business_clock (wall, business, rate)
 select now(), coalesce($1::timestamptz, now()), $2 where not exists (select from business_clock)
 """
+_FIRST_RATE: Final = """
+insert into interest_rate (from_hour, rate_ppb)
+select date_trunc('hour', c.business, 'UTC'), $1 from business_clock c where not exists (select from interest_rate)
+order by c.wall limit 1
+"""
 
 
 class MigrateSettings(Settings):
@@ -31,6 +36,10 @@ class MigrateSettings(Settings):
     # Where business time begins, and how fast it runs; later only an operator changes it.
     business_start: AwareDatetime | None = Field(default=None, alias="BUSINESS_START")
     business_rate: Annotated[float, Field(gt=0, le=1_000_000)] = Field(default=1.0, alias="BUSINESS_RATE")
+    # Of the first business hour, parts per billion a year: 4.321 %.
+    interest_rate_ppb: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
+        default=43_210_000, alias="INTEREST_RATE_PPB"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +114,8 @@ async def migrate(connection: Any, steps: Sequence[Step]) -> tuple[Step, ...]:
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Migrates and says what was applied."""
     Arguments(
-        "migrate", "Bring the schema up to date. Reads DATABASE_ADMIN_URL, BUSINESS_START and BUSINESS_RATE."
+        "migrate",
+        "Bring the schema up to date. Reads DATABASE_ADMIN_URL, BUSINESS_START, BUSINESS_RATE and INTEREST_RATE_PPB.",
     ).parse_args(arguments)
     settings = read_settings(MigrateSettings, environment)
     applied = asyncio.run(_migrate(settings))
@@ -116,5 +126,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 async def _migrate(settings: MigrateSettings) -> tuple[Step, ...]:
     async with connect(settings.admin_url) as connection:
         applied = await migrate(connection, read_steps())
-        await connection.execute(_FIRST_CLOCK, settings.business_start, settings.business_rate)
+        async with connection.transaction():
+            await connection.execute(_FIRST_CLOCK, settings.business_start, settings.business_rate)
+            await connection.execute(_FIRST_RATE, settings.interest_rate_ppb)
         return applied

@@ -33,9 +33,10 @@ SESSIONS_MAX: Final = 1_000_000
 SESSION_HOURS: Final = 24
 """How long a seeded session lasts, in wall time."""
 _NUMBERS = "select array_agg(nextval('customer_number')) from generate_series(1, $1)"
+# The time is asked for once: the default would be asked for each row.
 _ACCOUNTS = """
-insert into account (id, kind, wallet, balance)
-select id, 'customer', case number % 2 when 0 then 'a' else 'b' end, 0
+insert into account (id, kind, wallet, balance, opened_business_at)
+select id, 'customer', case number % 2 when 0 then 'a' else 'b' end, 0, (select business_now())
 from unnest($1::text[]) with ordinality as given (id, number)
 """
 _CUSTOMERS = """
@@ -43,8 +44,8 @@ insert into customer (email, password_hash, account)
 select email, $3, account from unnest($1::text[], $2::text[]) as given (email, account)
 """
 _TRANSFERS = """
-insert into transfer (kind, debit_account, credit_account, amount)
-select 'seed', 'custody-' || a.wallet, a.id, $2
+insert into transfer (kind, debit_account, credit_account, amount, business_at)
+select 'seed', 'custody-' || a.wallet, a.id, $2, (select business_now())
 from unnest($1::text[]) as given (account) join account a on a.id = account
 order by a.id
 """

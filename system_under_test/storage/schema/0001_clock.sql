@@ -11,6 +11,8 @@ create table business_clock (
 -- The hours whose interest has been begun. Here, because no transfer may be dated before the end of such an hour.
 create table accrual_hour (
     hour timestamptz primary key check (hour = date_trunc('hour', hour, 'UTC')),
+    -- Of all its chunks, whatever is decided about rates meanwhile.
+    rate_ppb bigint not null,
     started_at timestamptz not null default clock_timestamp(),
     finished_at timestamptz,
     accounts bigint not null default 0,

@@ -24,7 +24,10 @@ create table account (
     -- Held by the platform's lawyers: nothing is paid from it.
     frozen boolean not null default false,
     opened_at timestamptz not null default now(),
+    -- Interest begins with the hour that holds this; the platform's own accounts are older than business time.
+    opened_business_at timestamptz default business_now(),
     constraint customers_have_a_balance check ((kind = 'customer') = (balance is not null)),
+    constraint customers_have_a_beginning check (kind <> 'customer' or opened_business_at is not null),
     constraint no_negative_balance check (kind <> 'customer' or balance >= 0)
 ) with (fillfactor = 70);
 
@@ -51,7 +54,8 @@ create table transfer (
     constraint cause_is_named check (
         (kind = 'redemption') = (redemption is not null) and (kind = 'payout') = (payout is not null))
 );
-create index transfer_by_business_time on transfer using brin (business_at) with (pages_per_range = 16, autosummarize = on);
+-- For balances as of an earlier time: interest is credited in the order of its hours, so that none is ever later.
+create index transfer_by_business_time on transfer (business_at) where kind <> 'interest';
 create index transfer_by_transaction on transfer (transaction_id, seq);
 
 insert into account (id, kind, wallet)
