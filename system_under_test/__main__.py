@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "migrate": ("system_under_test.storage.migrate", "bring the database's schema up to date, then end"),
     "portal": ("system_under_test.services.portal.server", "a portal node: sessions, deposits, redemptions, balances"),
     "settlement": ("system_under_test.services.settlement", "settles queued redemptions; one of several is active"),
+    "accrual": ("system_under_test.services.accrual", "credits hourly interest; one of several is active"),
     "balancer": ("system_under_test.balancer.launcher", "the load balancer; becomes Envoy"),
     "notifier": ("system_under_test.services.notifier.main", "sends customers the notices of maintenance windows"),
     "mailbox": ("system_under_test.services.mailbox.main", "a stand-in for the e-mail provider: receives and counts"),

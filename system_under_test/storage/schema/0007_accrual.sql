@@ -30,6 +30,9 @@ create table accrual_snapshot (
     primary key (hour, account)
 );
 
+-- One hour at a time: the balance as of an hour's end contains the interest of all hours before it.
+create unique index accrual_hour_under_way on accrual_hour ((true)) where finished_at is null;
+
 create trigger accrual_snapshot_is_append_only before update or delete or truncate on accrual_snapshot
     for each statement execute function refuse_change();
 create trigger accrual_hour_is_permanent before delete or truncate on accrual_hour
@@ -94,7 +97,9 @@ begin
     if business_now() >= v_hour + interval '1 hour' then
         perform pg_advisory_xact_lock(hashtext('accrual_hour'));
         perform require_lease('accrual', p_token);
-        if v_hour = next_accrual_hour() then
+        -- Another may have begun it meanwhile, or the hour before it while we looked for what there is to do.
+        if v_hour = next_accrual_hour()
+            and not exists (select from accrual_hour h where h.finished_at is null) then
             insert into accrual_hour (hour, rate_ppb) values (
                 v_hour,
                 (select r.rate_ppb from interest_rate r where r.from_hour <= v_hour order by r.from_hour desc limit 1));
@@ -105,10 +110,11 @@ begin
 end
 $$;
 
--- The next accounts of an hour that has been begun; `done` when there are no more.
+-- The next accounts of an hour that has been begun; `done` when there are no more. Planned anew each time: a plan for
+-- any hour would read all transfers for the few since this one.
 create function accrue_chunk(
     p_token bigint, p_hour timestamptz, p_limit integer, out accounts integer, out credited bigint, out done boolean)
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
     v_end timestamptz := p_hour + interval '1 hour';
     v_rate bigint;
@@ -130,34 +136,34 @@ begin
     -- After the waiting, which the lease may not have survived.
     perform require_lease('accrual', p_token);
 
-    with later as (
-        select side.account, sum(side.amount)::bigint as amount
-        from (
-            select t.credit_account as account, t.amount from transfer t
-            where t.business_at >= v_end and t.kind <> 'interest'
-            union all
-            select t.debit_account, -t.amount from transfer t
-            where t.business_at >= v_end and t.kind <> 'interest'
-        ) as side
-        where side.account > v_after and side.account <= v_last
-        group by side.account
+    -- Gathered by grouping: how many rows each part has changes with every hour, and no plan made for a join is right
+    -- for all of them.
+    with gathered as (
+        select a.id as account, a.wallet, a.balance, 0 as carried from account a
+        where a.kind = 'customer' and a.id > v_after and a.id <= v_last and a.opened_business_at < v_end
+        union all
+        select s.account, null, 0, s.remainder from accrual_snapshot s
+        where s.hour = p_hour - interval '1 hour' and s.account > v_after and s.account <= v_last
+        union all
+        select t.credit_account, null, -t.amount, 0 from transfer t
+        where t.business_at >= v_end and t.kind <> 'interest' and t.credit_account > v_after and t.credit_account <= v_last
+        union all
+        select t.debit_account, null, t.amount, 0 from transfer t
+        where t.business_at >= v_end and t.kind <> 'interest' and t.debit_account > v_after and t.debit_account <= v_last
     ), earning as materialized (
-        select held.id, held.wallet, held.balance, earned.interest, earned.remainder
+        select held.account, held.wallet, held.balance, earned.interest, earned.remainder
         from (
-            select a.id, a.wallet, a.balance - coalesce(l.amount, 0) as balance, coalesce(s.remainder, 0) as carried
-            from account a
-            left join later l on l.account = a.id
-            left join accrual_snapshot s on s.hour = p_hour - interval '1 hour' and s.account = a.id
-            where a.kind = 'customer' and a.id > v_after and a.id <= v_last and a.opened_business_at < v_end
+            select g.account, max(g.wallet) as wallet, sum(g.balance)::bigint as balance, max(g.carried) as carried
+            from gathered g group by g.account having max(g.wallet) is not null
         ) as held
         cross join lateral hourly_interest(held.balance, v_rate, held.carried) as earned
     ), noted as (
         insert into accrual_snapshot (hour, account, balance, interest, remainder)
-        select p_hour, e.id, e.balance, e.interest, e.remainder from earning e order by e.id
+        select p_hour, e.account, e.balance, e.interest, e.remainder from earning e order by e.account
     ), paid as (
         insert into transfer (kind, debit_account, credit_account, amount, business_at)
-        select 'interest', 'interest-' || e.wallet, e.id, e.interest, v_end
-        from earning e where e.interest > 0 order by e.id
+        select 'interest', 'interest-' || e.wallet, e.account, e.interest, v_end
+        from earning e where e.interest > 0 order by e.account
     )
     select coalesce(sum(e.interest), 0)::bigint into credited from earning e;
 
@@ -174,26 +180,26 @@ $$;
 --   begun      `hour` was begun
 --   accrued    `accounts` more of `hour` were credited `credited` units together, `took_s` seconds after its begin
 --   finished   the same, and they were the last ones
---   waiting    no hour is over; the next one will be in `took_s` seconds of wall time, as the clock runs now
+--   waiting    `hour` is not over; it will be in `took_s` seconds of wall time, as the clock runs now
 -- A wait for one account ends after a while, because many are locked meanwhile: SQLSTATE 55P03, nothing done.
 create function accrue_step(p_token bigint, p_limit integer)
 returns table (step text, hour timestamptz, accounts integer, credited bigint, took_s double precision)
 language plpgsql security definer set search_path = public, pg_temp set lock_timeout = '250ms' as $$
 declare
-    v_newest accrual_hour;
+    v_started_at timestamptz;
 begin
-    select * into v_newest from accrual_hour h order by h.hour desc limit 1;
-    if found and v_newest.finished_at is null then
-        accrue_step.hour := v_newest.hour;
+    select h.hour, h.started_at into accrue_step.hour, v_started_at from accrual_hour h where h.finished_at is null;
+    if found then
         select case when c.done then 'finished' else 'accrued' end, c.accounts, c.credited
             into step, accrue_step.accounts, accrue_step.credited
-            from accrue_chunk(p_token, v_newest.hour, least(p_limit, 5000)) as c;
-        took_s := extract(epoch from clock_timestamp() - v_newest.started_at);
+            from accrue_chunk(p_token, accrue_step.hour, least(greatest(p_limit, 1), 5000)) as c;
+        took_s := extract(epoch from clock_timestamp() - v_started_at);
     else
         accrue_step.hour := begin_accrual_hour(p_token);
         step := case when accrue_step.hour is null then 'waiting' else 'begun' end;
         if step = 'waiting' then
-            took_s := extract(epoch from wall_time(next_accrual_hour() + interval '1 hour') - clock_timestamp());
+            accrue_step.hour := next_accrual_hour();
+            took_s := extract(epoch from wall_time(accrue_step.hour + interval '1 hour') - clock_timestamp());
         end if;
     end if;
     return next;
@@ -205,10 +211,7 @@ create function accrual_progress(out credited_until timestamptz, out lag_hours b
 language sql stable security definer set search_path = public, pg_temp as $$
     select p.until, greatest(floor(extract(epoch from business_now() - p.until) / 3600)::bigint, 0)
     from (
-        select coalesce(
-            (select newest.hour from (select * from accrual_hour h order by h.hour desc limit 1) as newest
-             where newest.finished_at is null),
-            next_accrual_hour()) as until
+        select coalesce((select h.hour from accrual_hour h where h.finished_at is null), next_accrual_hour()) as until
     ) as p
 $$;
 

@@ -171,11 +171,11 @@ class Stage:
             timeout=60,
         )
 
-    def add_database(self, name: str = "postgres") -> Process:
-        """Starts a database server and brings its schema up to date."""
+    def add_database(self, name: str = "postgres", **migration: str) -> Process:
+        """Starts a database server and brings its schema up to date, the migration told what is given."""
         postgres = self.add(name, "postgres")
         await_true(lambda: self.is_up(postgres), "postgres accepts connections")
-        migrated = self.run("migrate", DATABASE_ADMIN_URL=postgres.outputs()["admin_dsn"])
+        migrated = self.run("migrate", DATABASE_ADMIN_URL=postgres.outputs()["admin_dsn"], **migration)
         assert migrated.returncode == 0, migrated.stderr
         return postgres
 
@@ -205,6 +205,10 @@ class Stage:
     def add_settlement(self, name: str, postgres: Process, **environment: str) -> Process:
         """Starts a settler; it is not active yet."""
         return self.add(name, "settlement", DATABASE_URL=postgres.outputs()["settlement_dsn"], **environment)
+
+    def add_accrual(self, name: str, postgres: Process, **environment: str) -> Process:
+        """Starts an accrual process; it is not ready yet."""
+        return self.add(name, "accrual", DATABASE_URL=postgres.outputs()["accrual_dsn"], **environment)
 
     def add_balancer(self, name: str, portals: list[Process], *, retries: str = "on") -> Process:
         """Starts a balancer in front of `portals`, in zones a and b by turns, and waits until it is ready."""
