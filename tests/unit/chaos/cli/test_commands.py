@@ -54,6 +54,7 @@ def test_every_command_has_help_with_an_example(name: str, capsys: Captured) -> 
         (["validate", "missing.yaml"], "no such file"),
         (["check", "missing"], "is no folder of a run"),
         (["up", "missing.yaml"], "no such file"),
+        (["runs", "--out", "/dev/null"], "/dev/null is no folder; choose another"),
         (["list", "wishes"], "is not one of"),
         (["schema"], "Missing argument"),
     ],
