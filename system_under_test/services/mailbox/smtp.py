@@ -42,17 +42,22 @@ class MailServer:
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talk = asyncio.ensure_future(self._talk(reader, writer))
         self._talks.add(talk)
-        talk.add_done_callback(self._talks.discard)
+        self._metrics.connections.set(len(self._talks))
+        talk.add_done_callback(self._end)
+
+    def _end(self, talk: asyncio.Task[None]) -> None:
+        self._talks.discard(talk)
+        self._metrics.connections.set(len(self._talks))
+        if not talk.cancelled() and (error := talk.exception()) is not None:
+            self._log.error("connection.failed", exc_info=error)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._metrics.connections.set(len(self._talks))
         try:
             if await self._greet(writer):
                 await self._serve(reader, writer)
         except (OSError, TimeoutError) as error:
             self._log.info("connection.lost", problem=str(error) or type(error).__name__)
         finally:
-            self._metrics.connections.set(len(self._talks) - 1)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()

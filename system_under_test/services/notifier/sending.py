@@ -25,7 +25,8 @@ from system_under_test.services.service import Service
 from system_under_test.storage.database import NotDoneError, OutcomeUnknownError
 
 LOOK_EVERY_S: Final = 0.25
-BATCH: Final = 200
+BATCH: Final = 50
+"""Few, because what is claimed is sent even if the plan changes meanwhile."""
 _HANG_UP_AFTER_S: Final = 2.0
 AnswerT = TypeVar("AnswerT")
 
