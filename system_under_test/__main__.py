@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "notifier": ("system_under_test.services.notifier.main", "sends customers the notices of maintenance windows"),
     "mailbox": ("system_under_test.services.mailbox.main", "a stand-in for the e-mail provider: receives and counts"),
     "signer": ("system_under_test.services.signer", "a custody signer: signs payout manifests with its own key"),
+    "signers": ("system_under_test.storage.signers", "list, revoke or rotate custody's signers, then end"),
     "seed": ("system_under_test.storage.seed", "open customer accounts in bulk, then end"),
     "dump": ("system_under_test.storage.dump", "write the ledger as NDJSON, then end"),
 }

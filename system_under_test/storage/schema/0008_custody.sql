@@ -343,8 +343,8 @@ begin
 end
 $$;
 
--- Gathers settled redemptions into batches of at most 5,000, one for each wallet and call, and gives every unpaid batch
--- a manifest that can still be signed; gives the number of manifests made. A batch that is not full waits until the one
+-- Gathers settled redemptions into a batch of at most 5,000, one a call, and gives every unpaid batch a manifest that
+-- can still be signed; gives the number of manifests made. A batch that is not full waits until the one
 -- before it is a second old and paid; at most eight of a wallet wait for signers, the rest stays in the queue.
 create function propose_payouts(p_token bigint) returns integer
 language plpgsql security definer set search_path = public, pg_temp as $$
@@ -387,7 +387,9 @@ begin
     end loop;
 
     select s.decided into strict v_decided from settlement s;
-    for v_progress in select * from payout_progress p where p.considered < v_decided order by p.wallet for update loop
+    for v_progress in
+        select * from payout_progress p where p.considered < v_decided order by p.proposed_at, p.wallet for update
+    loop
         perform from payout_batch b where b.wallet = v_progress.wallet and b.transfer is null
             having count(*) >= 8 or bool_or(b.count < 5000);
         continue when found;
@@ -405,6 +407,7 @@ begin
             returning * into v_batch;
         perform make_manifest(v_batch);
         v_made := v_made + 1;
+        exit;
     end loop;
     return v_made;
 end

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from prometheus_client import CollectorRegistry
@@ -16,10 +16,20 @@ from system_under_test.services.payouts import Payouts
 from system_under_test.services.service import Service
 from system_under_test.storage.database import Database, DatabaseLimits
 from system_under_test.storage.lease import Lease
-from tests.integration.platform.customers import until
+from tests.integration.platform import customers
 from tests.integration.platform.stage import Process, Stage, await_true
 
 OWNER, AUDITOR, SETTLEMENT = "admin_dsn", "auditor_dsn", "settlement_dsn"
+
+
+AnswerT = TypeVar("AnswerT")
+WITHIN_S: Final = 20.0
+
+
+async def until(ask: Callable[[], Awaitable[AnswerT]], accept: Callable[[AnswerT], bool]) -> AnswerT:
+    """Asks again and again until the answer is accepted; fails after 20 s."""
+    async with asyncio.timeout(WITHIN_S):
+        return await customers.until(ask, accept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
