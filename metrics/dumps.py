@@ -14,6 +14,11 @@ FOLDER: Final = "final"
 LEDGER: Final = "ledger/1"
 EFFECTS: Final = "effects/1"
 REDEMPTIONS: Final = "redemptions/1"
+ACCRUAL: Final = "accrual/1"
+PAYOUTS: Final = "payouts/1"
+NOTICES: Final = "notices/1"
+WINDOWS: Final = "windows/1"
+SESSIONS: Final = "sessions/1"
 CUSTOMER: Final = "customer"
 """The kind of a customer's account in `ledger/1`; every other kind is the platform's own."""
 
@@ -73,6 +78,24 @@ def effects_of(dump: Dump, operations: frozenset[str]) -> list[Effect]:
         for row in dump.rows
         if row["f"] in operations
     ]
+
+
+def unusable(dumps: Mapping[str, Dump], schemas: Mapping[str, str]) -> str | None:
+    """Why some of these dumps, name -> schema, cannot be judged, in words; None when all can."""
+    told = []
+    for name, schema in schemas.items():
+        dump = dumps.get(name)
+        problem = "there is none of that name" if dump is None else dump.problem
+        if problem is None and dump is not None and dump.schema != schema:
+            problem = f"its schema is {dump.schema}, not {schema}"
+        if problem is not None:
+            told.append(f"The dump {name!r} is unusable: {problem}.")
+    return " ".join(told) or None
+
+
+def rows_of_kind(dump: Dump, kind: str) -> list[Mapping[str, Any]]:
+    """The rows of one kind, in their order."""
+    return [row for row in dump.rows if row["row"] == kind]
 
 
 def amount_in(value: Any) -> Any:
@@ -135,6 +158,31 @@ _FIELDS: Final[Mapping[str, Mapping[str | None, Sequence[str]]]] = {
     EFFECTS: {None: ("f", "key", "value")},
     REDEMPTIONS: {
         "redemption": ("seq", "account", "key", "amount", "status", "reason", "transfer", "balance_after"),
+    },
+    ACCRUAL: {
+        "rate": ("hour", "rate_ppb"),
+        "hour": ("hour", "rate_ppb", "accounts", "finished_at"),
+        "snapshot": ("hour", "account", "balance", "interest", "remainder"),
+    },
+    PAYOUTS: {
+        "key": ("signer", "public_key"),
+        "policy": ("version", "required"),
+        "batch": ("batch", "wallet", "total", "transfer", "manifest"),
+        "manifest": ("manifest", "batch", "policy_version", "status"),
+        "signature": ("manifest", "signer"),
+    },
+    NOTICES: {
+        "plan": ("window", "revision", "kind", "planned_start", "total"),
+        "notice": ("window", "revision", "account", "channel", "state", "sent_business_at"),
+    },
+    WINDOWS: {
+        "window": ("window", "revision", "stage", "planned_start", "planned_end"),
+        "event": ("window", "revision", "change", "planned_start", "planned_end", "published_end", "business_at"),
+        "reconciliation": ("number", "full", "passed", "head"),
+    },
+    SESSIONS: {
+        "reopening": ("epoch", "reopened_at", "synchronised_at"),
+        "session": ("account", "epoch", "expires_at"),
     },
 }
 """schema -> kind of row, None where the schema has only one and does not name it -> what such a row has"""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from metrics.checkers.checker import CHECKERS
-from metrics.dumps import CUSTOMER, LEDGER
+from metrics.dumps import CUSTOMER, LEDGER, unusable
 from metrics.findings import Finding, Grade, count
 
 if TYPE_CHECKING:
@@ -33,13 +33,9 @@ class Ledger:
 
     def check(self, evidence: "Evidence") -> Finding:
         """Adds up the dump."""
-        dump = evidence.dumps.get(self.dump)
-        problem = "there is none of that name" if dump is None else dump.problem
-        if problem is None and dump is not None and dump.schema != LEDGER:
-            problem = f"its schema is {dump.schema}, not {LEDGER}"
-        if dump is None or problem is not None:
-            told = f"The dump {self.dump!r} is unusable: {problem}."
+        if told := unusable(evidence.dumps, {self.dump: LEDGER}):
             return Finding(name=self.title, grade=Grade.UNKNOWN, detail=told)
+        dump = evidence.dumps[self.dump]
         wrong = imbalances(dump)
         transfers = sum(row["row"] == "transfer" for row in dump.rows)
         accounts = len(dump.rows) - transfers

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from metrics.checkers.checker import CHECKERS
-from metrics.dumps import LEDGER, REDEMPTIONS
+from metrics.dumps import LEDGER, REDEMPTIONS, rows_of_kind, unusable
 from metrics.findings import Finding, Grade, count
 
 if TYPE_CHECKING:
-    from metrics.dumps import Dump
     from metrics.evidence import Evidence
 
 Row = Mapping[str, Any]
@@ -41,15 +40,10 @@ class Queue:
 
     def check(self, evidence: "Evidence") -> Finding:
         """Compares queue and ledger."""
-        unusable = [
-            told
-            for name, schema in ((self.dump, REDEMPTIONS), (self.ledger, LEDGER))
-            if (told := _unusable(evidence.dumps.get(name), name, schema)) is not None
-        ]
-        if unusable:
-            return Finding(name=self.title, grade=Grade.UNKNOWN, detail=" ".join(unusable))
+        if told := unusable(evidence.dumps, {self.dump: REDEMPTIONS, self.ledger: LEDGER}):
+            return Finding(name=self.title, grade=Grade.UNKNOWN, detail=told)
         rows = evidence.dumps[self.dump].rows
-        transfers = [row for row in evidence.dumps[self.ledger].rows if row["row"] == "transfer"]
+        transfers = rows_of_kind(evidence.dumps[self.ledger], "transfer")
         wrong = list(mistakes(rows, transfers))
         settled = sum(row["status"] == SETTLED for row in rows)
         doubts = [] if settled else ["no redemption was settled"]
@@ -156,13 +150,6 @@ def _decisions(rows: Sequence[Row], balances: _Balances) -> Iterator[dict[str, A
             had = balances.between(row["account"], last, following[row["seq"]])
             if row["balance_after"] not in had or row["balance_after"] >= row["amount"]:
                 yield _wrong("refused although the ledger does not say so", row, had=had[:_TOLD_MAX])
-
-
-def _unusable(dump: "Dump | None", name: str, schema: str) -> str | None:
-    problem = "there is none of that name" if dump is None else dump.problem
-    if problem is None and dump is not None and dump.schema != schema:
-        problem = f"its schema is {dump.schema}, not {schema}"
-    return None if problem is None else f"The dump {name!r} is unusable: {problem}."
 
 
 def _wrong(what: str, row: Row, **numbers: Any) -> dict[str, Any]:

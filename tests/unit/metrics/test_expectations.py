@@ -19,6 +19,9 @@ GOOD: list[dict[str, Any]] = [
     {"exactly_once": {"dump": "ledger", "operations": ["deposit"]}},
     {"ledger": {"balanced": True}},
     {"queue": {"intact": True}},
+    {"accrual": {"min_hours": 5}},
+    {"custody": {}},
+    {"window": {}},
     {"sometimes": {"during": "kill", "operation": "redeem", "at_least": 2}},
     {"observed": {"reading": "x", "increase": {"min": 1}}},
     {"observed": {"reading": "x", "last": {"is": "open"}, "phase": "faults"}},
@@ -52,7 +55,7 @@ def test_a_misspelt_parameter_is_told_once() -> None:
     [
         (
             {"latncy": {"p99": "1s"}},
-            "no checker called 'latncy'; did you mean 'latency'? Known: availability, downtime",
+            "no checker called 'latncy'; did you mean 'latency'? Known: accrual, availability, custody, downtime",
         ),
         ({"zzz": {}}, "no checker called 'zzz'. Known:"),
         ({"failed": {"mx": 0}}, "failed.mx: unknown parameter; known: max, min_operations, max_declined"),

@@ -102,6 +102,12 @@ def swap(queue: Rows, transfers: Rows) -> None:  # noqa: ARG001
     first["transfer"], second["transfer"] = second["transfer"], first["transfer"]
 
 
+def pay_a_refused_one(queue: Rows, transfers: Rows) -> None:
+    """The second request gets its money although it was refused."""
+    queue[1].update(transfer="9")
+    transfers.append({**transfers[2], "transfer": "9", "debit": "b", "amount": 9})
+
+
 WRONG: dict[str, tuple[Callable[[Rows, Rows], object], str]] = {
     "a request lost": (lambda queue, _: queue.pop(1), "number missing or used twice"),
     "a request kept waiting": (lambda queue, _: queue[4].update(status="queued"), "never decided"),
@@ -110,13 +116,7 @@ WRONG: dict[str, tuple[Callable[[Rows, Rows], object], str]] = {
         lambda _, transfers: transfers.append({**transfers[2], "transfer": "9"}),
         "paid though nobody asked for it, or twice",
     ),
-    "a refused one paid": (
-        lambda queue, transfers: (
-            transfers.append({**transfers[2], "transfer": "9", "debit": "b", "amount": 9})
-            or queue[1].update(transfer="9")
-        ),
-        "paid although it was not settled",
-    ),
+    "a refused one paid": (pay_a_refused_one, "paid although it was not settled"),
     "another amount": (lambda queue, _: queue[0].update(amount=3), "paid from another account or another amount"),
     "two for one": (
         lambda queue, _: queue[2].update(transfer=queue[0]["transfer"]),

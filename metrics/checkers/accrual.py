@@ -1,0 +1,128 @@
+"""Whether every account got its interest for every hour, once, and as much as rate, balance and remainder demand."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import Field
+
+from metrics.checkers.checker import CHECKERS
+from metrics.dumps import ACCRUAL, LEDGER, rows_of_kind, unusable
+from metrics.findings import Finding, Grade, count
+
+if TYPE_CHECKING:
+    from metrics.evidence import Evidence
+
+Row = Mapping[str, Any]
+UNITS: Final = 8_760 * 10**9
+"""Hours of a year of 365 days, times the parts of a rate in parts per billion."""
+_HOUR_S: Final = 3600
+_INTEREST: Final = "interest"
+_TOLD_MAX: Final = 5
+
+
+@CHECKERS.register("accrual")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accrual:
+    """At least `min_hours` hours in a row, each with one snapshot for each account, each exact to the last unit.
+
+    Interest is recomputed from a snapshot's balance, the hour's rate and the remainder of the hour before; what the
+    ledger credited must be that, in that order. An hour under way at the end is not judged.
+    """
+
+    min_hours: Annotated[int, Field(ge=1)] = 1
+    dump: str = "accrual"
+    ledger: str = "ledger"
+
+    @property
+    def title(self) -> str:
+        """The name of the finding."""
+        return "accrual" if self.dump == "accrual" else f"accrual:{self.dump}"
+
+    def check(self, evidence: "Evidence") -> Finding:
+        """Recomputes the snapshots, and compares them with the ledger."""
+        if told := unusable(evidence.dumps, {self.dump: ACCRUAL, self.ledger: LEDGER}):
+            return Finding(name=self.title, grade=Grade.UNKNOWN, detail=told)
+        dump = evidence.dumps[self.dump]
+        hours, snapshots = rows_of_kind(dump, "hour"), rows_of_kind(dump, "snapshot")
+        credited = [row for row in rows_of_kind(evidence.dumps[self.ledger], "transfer") if row["kind"] == _INTEREST]
+        wrong = list(mistakes(hours, snapshots, credited))
+        finished = sum(row["finished_at"] is not None for row in hours)
+        doubts = []
+        if finished < self.min_hours:
+            doubts.append(f"only {count(finished, 'hour')} of at least {self.min_hours} passed")
+        if not snapshots:
+            doubts.append("it holds no snapshot")
+        return Finding(
+            name=self.title,
+            grade=Grade.FAIL if wrong else Grade.PASS,
+            value=len(wrong),
+            limit=0,
+            unit="mistakes",
+            witness=wrong[:_TOLD_MAX],
+            detail=f"{count(finished, 'hour')} with {count(len(snapshots), 'snapshot')} recomputed"
+            + (f"; {count(len(wrong), 'mistake')} found." if wrong else ", all exact."),
+        ).doubted(doubts)
+
+
+def mistakes(hours: Sequence[Row], snapshots: Sequence[Row], credited: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Everything wrong, as data; `credited` are the ledger's transfers of interest."""
+    hours = sorted(hours, key=lambda row: row["hour"])
+    for before, after in pairwise(hours):
+        if after["hour"] - before["hour"] != _HOUR_S:
+            yield {"wrong": "hours skipped or doubled", "after": before["hour"], "next": after["hour"]}
+        if before["finished_at"] is None:
+            yield {"wrong": "hour left unfinished", "hour": before["hour"]}
+    by_hour: dict[Any, list[Row]] = defaultdict(list)
+    for snapshot in snapshots:
+        by_hour[snapshot["hour"]].append(snapshot)
+    known = {hour["hour"] for hour in hours}
+    yield from ({"wrong": "snapshot of no hour", **_told(one)} for one in snapshots if one["hour"] not in known)
+    yield from _recomputed(hours, by_hour)
+    yield from _credited(hours, by_hour, credited)
+
+
+def _recomputed(hours: Sequence[Row], by_hour: Mapping[Any, Sequence[Row]]) -> Iterator[dict[str, Any]]:
+    remainders: dict[Any, int] = {}
+    for hour in hours:
+        rows = by_hour.get(hour["hour"], [])
+        seen: set[Any] = set()
+        for row in rows:
+            if row["account"] in seen:
+                yield {"wrong": "second snapshot of an account in one hour", **_told(row)}
+            seen.add(row["account"])
+            interest, remainder = divmod(row["balance"] * hour["rate_ppb"] + remainders.get(row["account"], 0), UNITS)
+            if (row["interest"], row["remainder"]) != (interest, remainder):
+                yield {"wrong": "interest is not exact", "computed": [interest, remainder], **_told(row)}
+            remainders[row["account"]] = row["remainder"]
+        if hour["finished_at"] is not None:
+            for account in sorted(remainders.keys() - seen, key=str):
+                yield {"wrong": "account without a snapshot", "account": account, "hour": hour["hour"]}
+            if hour["accounts"] != len(rows):
+                yield {"wrong": "hour counts other snapshots", "hour": hour["hour"], "says": hour["accounts"],
+                       "there": len(rows)}  # fmt: skip
+
+
+def _credited(
+    hours: Sequence[Row], by_hour: Mapping[Any, Sequence[Row]], credited: Sequence[Row]
+) -> Iterator[dict[str, Any]]:
+    due: dict[Any, list[tuple[Any, int]]] = defaultdict(list)
+    for hour in hours:
+        for row in by_hour.get(hour["hour"], []):
+            if row["interest"]:
+                due[row["account"]].append((hour["hour"], row["interest"]))
+    paid: dict[Any, list[int]] = defaultdict(list)
+    for credit in sorted(credited, key=lambda row: int(row["transfer"])):
+        paid[credit["credit"]].append(credit["amount"])
+    for account in sorted(due.keys() | paid.keys(), key=str):
+        for owed, amount in zip_longest(due[account], paid[account]):
+            if owed is None or owed[1] != amount:
+                yield {"wrong": "credited otherwise than computed", "account": account,
+                       "hour": owed and owed[0], "computed": owed and owed[1], "credited": amount}  # fmt: skip
+                break
+
+
+def _told(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "row"}

@@ -1,0 +1,112 @@
+"""Whether maintenance windows were announced in time, kept their length, and opened only on a verified ledger."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import Field
+
+from metrics.checkers.checker import CHECKERS
+from metrics.dumps import NOTICES, WINDOWS, rows_of_kind, unusable
+from metrics.findings import Finding, Grade, count
+
+if TYPE_CHECKING:
+    from metrics.evidence import Evidence
+
+Row = Mapping[str, Any]
+NOTICE_S: Final = 24 * 3600
+LENGTH_S: Final = (30 * 60, 60 * 60)
+_STAGES: Final = ("draining", "closed", "verifying", "opened")
+_TOLD_MAX: Final = 5
+
+
+@CHECKERS.register("window")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """At least `min_windows` windows were opened again, each as it was announced; times are business time.
+
+    Planned for 30 to 60 minutes; begun not before the planned start; opened not later than published at that time, at
+    the latest after an overrun was published; every stage passed in order; each customer got exactly one notice of
+    the plan that was carried out, at least 24 hours before.
+    """
+
+    min_windows: Annotated[int, Field(ge=1)] = 1
+    dump: str = "windows"
+    notices: str = "notices"
+
+    @property
+    def title(self) -> str:
+        """The name of the finding."""
+        return "window" if self.dump == "windows" else f"window:{self.dump}"
+
+    def check(self, evidence: "Evidence") -> Finding:
+        """Reads every window's events, and the notices of its plan."""
+        if told := unusable(evidence.dumps, {self.dump: WINDOWS, self.notices: NOTICES}):
+            return Finding(name=self.title, grade=Grade.UNKNOWN, detail=told)
+        windows = evidence.dumps[self.dump]
+        begun: dict[Any, list[Row]] = defaultdict(list)
+        for event in rows_of_kind(windows, "event"):
+            begun[event["window"]].append(event)
+        begun = {window: events for window, events in begun.items() if "draining" in _changes(events)}
+        notices = evidence.dumps[self.notices]
+        plans, sent = rows_of_kind(notices, "plan"), rows_of_kind(notices, "notice")
+        wrong = [
+            {"window": window, **one}
+            for window, events in sorted(begun.items())
+            for one in (*_life(events), *_notices(window, events, plans, sent))
+        ]
+        opened = sum("opened" in _changes(events) for events in begun.values())
+        doubts = [] if opened >= self.min_windows else [f"only {count(opened, 'window')} opened again"]
+        return Finding(
+            name=self.title,
+            grade=Grade.FAIL if wrong else Grade.PASS,
+            value=len(wrong),
+            limit=0,
+            unit="mistakes",
+            witness=wrong[:_TOLD_MAX],
+            detail=f"{count(len(begun), 'window')} began, {opened} opened again"
+            + (f"; {count(len(wrong), 'mistake')} found." if wrong else ", as announced."),
+        ).doubted(doubts)
+
+
+def _changes(events: Sequence[Row]) -> list[str]:
+    return [str(event["change"]) for event in events]
+
+
+def _life(events: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    stages = [event for event in events if event["change"] in _STAGES]
+    if [stage["change"] for stage in stages] != list(_STAGES[: len(stages)]):
+        yield {"wrong": "stages out of order", "stages": [stage["change"] for stage in stages]}
+        return
+    if len(stages) < len(_STAGES):
+        yield {"wrong": "begun and not opened again", "stage": stages[-1]["change"]}
+    start = stages[0]
+    length_s = start["planned_end"] - start["planned_start"]
+    if not LENGTH_S[0] <= length_s <= LENGTH_S[1]:
+        yield {"wrong": "planned for another time than 30 to 60 minutes", "planned_s": length_s}
+    if start["business_at"] < start["planned_start"]:
+        yield {"wrong": "begun before its planned start", "early_s": start["planned_start"] - start["business_at"]}
+    if len(stages) == len(_STAGES):
+        opened = stages[-1]
+        published = [event["published_end"] for event in events if event["business_at"] < opened["business_at"]]
+        if opened["business_at"] > max(published):
+            yield {"wrong": "opened later than was published", "late_s": opened["business_at"] - max(published)}
+
+
+def _notices(window: Any, events: Sequence[Row], plans: Sequence[Row], sent: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    drained = next(event for event in events if event["change"] == "draining")
+    revision = drained["revision"]
+    due = [plan for plan in plans if (plan["window"], plan["revision"]) == (window, revision)]
+    of_plan = [one for one in sent if (one["window"], one["revision"]) == (window, revision)]
+    effective = [one for one in of_plan if one["state"] == "sent"]
+    if sum(plan["total"] for plan in due) != len(effective) or not effective:
+        yield {"wrong": "customers without a notice", "planned": [plan["total"] for plan in due],
+               "sent": len(effective)}  # fmt: skip
+    for (account, channel), times in Counter((one["account"], one["channel"]) for one in effective).items():
+        if times > 1:
+            yield {"wrong": "customer with more than one notice", "account": account, "channel": channel}
+    late = [one for one in effective if drained["planned_start"] - one["sent_business_at"] < NOTICE_S]
+    for one in late[:_TOLD_MAX]:
+        yield {"wrong": "notice less than 24 hours ahead", "account": one["account"],
+               "ahead_s": drained["planned_start"] - one["sent_business_at"]}  # fmt: skip

@@ -1,0 +1,112 @@
+"""The checker of maintenance windows on one that was as announced, and on each way to be otherwise."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metrics.checkers import parse_expectation
+from metrics.findings import Finding, Grade
+from tests.run_folders import Folder
+
+Rows = list[dict[str, Any]]
+DAY_S = 24 * 3600
+START_S = 10 * DAY_S
+END_S = START_S + 45 * 60
+
+
+def event(change: str, at_s: float, **values: Any) -> dict[str, Any]:
+    """A change of window 1, in its second revision."""
+    return {"row": "event", "window": 1, "revision": 2, "change": change, "planned_start": START_S,
+            "planned_end": END_S, "published_end": END_S, "business_at": at_s, **values}  # fmt: skip
+
+
+def platform() -> tuple[Rows, Rows]:
+    """A window that was moved once, announced to two customers and opened in time; another one was cancelled."""
+    windows: Rows = [
+        {"row": "window", "window": 1, "revision": 2, "stage": "open", "planned_start": START_S, "planned_end": END_S},
+        event("scheduled", 8 * DAY_S, revision=1, planned_start=START_S - 3600, planned_end=END_S - 3600),
+        event("moved", 8.5 * DAY_S),
+        event("noticed", 8.6 * DAY_S),
+        event("draining", START_S),
+        event("closed", START_S + 5),
+        event("verifying", START_S + 40 * 60),
+        event("opened", START_S + 43 * 60),
+        {**event("scheduled", 8 * DAY_S), "window": 2},
+        {**event("cancelled", 9 * DAY_S), "window": 2},
+    ]
+    notices: Rows = [
+        {"row": "plan", "window": 1, "revision": 1, "kind": "move", "planned_start": START_S - 3600, "total": 2},
+        {"row": "plan", "window": 1, "revision": 2, "kind": "move", "planned_start": START_S, "total": 2},
+        notice("c-1", 1), notice("c-2", 1, state="withdrawn", sent_business_at=None),
+        notice("c-1", 2), notice("c-2", 2),
+    ]  # fmt: skip
+    return windows, notices
+
+
+def notice(account: str, revision: int, **values: Any) -> dict[str, Any]:
+    """A notice of window 1."""
+    return {"row": "notice", "window": 1, "revision": revision, "account": account, "channel": "email", "state": "sent",
+            "sent_business_at": START_S - DAY_S - 60, **values}  # fmt: skip
+
+
+def judged(path: Path, windows: Rows, notices: Rows, **parameters: Any) -> Finding:
+    """The finding on these dumps."""
+    return parse_expectation({"window": parameters}).judge(
+        Folder(path=path, dumps={"windows": windows, "notices": notices}).evidence()
+    )
+
+
+def test_a_window_as_announced_passes_and_too_few_show_nothing(tmp_path: Path) -> None:
+    """One window began and opened: two wanted are not shown, and neither is one that never began."""
+    assert judged(tmp_path / "right", *platform()).grade is Grade.PASS
+    assert judged(tmp_path / "few", *platform(), min_windows=2).grade is Grade.UNKNOWN
+    windows, notices = platform()
+    assert judged(tmp_path / "none", windows[:4] + windows[8:], notices).grade is Grade.UNKNOWN
+
+
+def test_an_overrun_that_was_published_in_time_is_as_announced(tmp_path: Path) -> None:
+    """Opened ten minutes late, after the new end had been published."""
+    windows, notices = platform()
+    windows[7:8] = [
+        event("overrun", END_S - 60, published_end=END_S + 900),
+        event("opened", END_S + 600, published_end=END_S + 900),
+    ]
+    assert judged(tmp_path, windows, notices).grade is Grade.PASS
+
+
+WRONG: dict[str, tuple[Callable[[Rows, Rows], object], str]] = {
+    "a stage left out": (lambda windows, _: windows.pop(6), "stages out of order"),
+    "never opened": (lambda windows, _: windows.pop(7), "begun and not opened again"),
+    "too long": (
+        lambda windows, _: [one.update(planned_end=START_S + 3660) for one in windows[4:8]],
+        "planned for another time than 30 to 60 minutes",
+    ),
+    "too early": (lambda windows, _: windows[4].update(business_at=START_S - 1), "begun before its planned start"),
+    "late without a word": (
+        lambda windows, _: windows[7].update(business_at=END_S + 1),
+        "opened later than was published",
+    ),
+    "a customer not told": (lambda _, notices: notices.pop(), "customers without a notice"),
+    "a notice only withdrawn": (lambda _, notices: notices[-1].update(state="withdrawn"), "customers without a notice"),
+    "one told twice, one not": (
+        lambda _, notices: notices[-1].update(account="c-1"),
+        "customer with more than one notice",
+    ),
+    "told late": (
+        lambda _, notices: notices[-1].update(sent_business_at=START_S - DAY_S + 1),
+        "notice less than 24 hours ahead",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_each_way_to_be_otherwise_is_found_and_named(tmp_path: Path, what: str) -> None:
+    """One planted mistake at a time."""
+    windows, notices = platform()
+    plant, told = WRONG[what]
+    plant(windows, notices)
+    finding = judged(tmp_path, windows, notices)
+    assert finding.grade is Grade.FAIL
+    assert told in [one["wrong"] for one in finding.witness]
