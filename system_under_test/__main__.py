@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "portal": ("system_under_test.services.portal.server", "a portal node: sessions, deposits, redemptions, balances"),
     "settlement": ("system_under_test.services.settlement", "settles queued redemptions; one of several is active"),
     "accrual": ("system_under_test.services.accrual", "credits hourly interest; one of several is active"),
+    "maintenance": ("system_under_test.services.maintenance", "drives maintenance windows, verifies the ledger"),
+    "operator": ("system_under_test.services.operator_cli", "plan maintenance windows, set the business clock"),
     "balancer": ("system_under_test.balancer.launcher", "the load balancer; becomes Envoy"),
     "notifier": ("system_under_test.services.notifier.main", "sends customers the notices of maintenance windows"),
     "mailbox": ("system_under_test.services.mailbox.main", "a stand-in for the e-mail provider: receives and counts"),

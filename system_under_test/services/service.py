@@ -5,7 +5,7 @@ settings -> listen -> connect -> work until SIGTERM or SIGINT -> let the work en
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from system_under_test.logs import configure_logs
 from system_under_test.settings import DatabaseUrl, ExistingFolder, Name, PlatformError, Port, Settings
 from system_under_test.storage.database import Database, DatabaseLimits, NotDoneError, OutcomeUnknownError
 
+BODY_BYTES_MAX: Final = 16 * 1024
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 AnswerT = TypeVar("AnswerT")
 
@@ -70,18 +71,21 @@ class Service:
 
 
 Work = Callable[[Service], Coroutine[None, None, None]]
+Parts = Mapping[str, Callable[[Service], web.Application]]
+"""What a process answers below a prefix of its port, besides health and metrics."""
+_NO_PARTS: Final[Parts] = {}
 
 
-def run_service(settings: ServiceSettings, work: Work, *, pool_size: int = 3) -> None:
+def run_service(settings: ServiceSettings, work: Work, *, pool_size: int = 3, parts: Parts = _NO_PARTS) -> None:
     """Runs `work` until the process is told to stop; it has to end soon after `stopping` is set.
 
     Raises:
         PlatformError: the port cannot be listened on.
     """
-    uvloop.run(_run(settings, work, pool_size))
+    uvloop.run(_run(settings, work, pool_size, parts))
 
 
-async def _run(settings: ServiceSettings, work: Work, pool_size: int) -> None:
+async def _run(settings: ServiceSettings, work: Work, pool_size: int, parts: Parts) -> None:
     log = configure_logs(settings.instance)
     registry = CollectorRegistry()
     database = Database(
@@ -96,7 +100,10 @@ async def _run(settings: ServiceSettings, work: Work, pool_size: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
-    runner = web.AppRunner(_application(service, settings.version), access_log=None, shutdown_timeout=1.0)
+    application = _application(service, settings.version)
+    for prefix, part in parts.items():
+        application.add_subapp(prefix, part(service))
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", settings.port, reuse_address=True).start()
@@ -133,7 +140,7 @@ def _application(service: Service, version: str) -> web.Application:
         ready.set(service.database.ready)
         return web.Response(body=generate_latest(service.registry), headers={"Content-Type": METRICS_TYPE})
 
-    application = web.Application()
+    application = web.Application(client_max_size=BODY_BYTES_MAX)
     application.router.add_get("/healthz", health)
     application.router.add_get("/readyz", readiness)
     application.router.add_get("/metrics", metrics)

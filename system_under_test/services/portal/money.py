@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field
 from system_under_test.domain.orders import Order
 from system_under_test.services.portal import problems
 from system_under_test.services.portal.node import Node
+from system_under_test.services.portal.public import closed
 from system_under_test.services.portal.requests import (
     Handler,
     answer,
-    attempt_of,
     bearer_hash,
     expired,
     idempotency_key,
@@ -94,9 +94,7 @@ class MoneyHandlers:
         if balance == UNAUTHENTICATED:
             raise expired()
         if balance == CLOSED:
-            raise problems.refuse_on_purpose(
-                problems.CLOSED, "Balances are closed; see /v1/status.", attempt=attempt_of(request), safe=True
-            )
+            raise await closed(self._node, request)
         if balance == SYNCHRONISING or isinstance(balance, str):
             return answer(BalanceView(state="synchronising"))
         return answer(

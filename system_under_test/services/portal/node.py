@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import structlog
 
 from system_under_test.services.portal.metrics import PortalMetrics
+from system_under_test.services.portal.public_copy import PublicCopy
 from system_under_test.storage.ledger import Ledger
 
 
@@ -16,6 +17,7 @@ class Node:
     version: str
     in_flight_max: int
     ledger: Ledger
+    public: PublicCopy
     metrics: PortalMetrics
     log: structlog.stdlib.BoundLogger
     in_flight: int = 0

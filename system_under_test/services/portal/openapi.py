@@ -12,7 +12,8 @@ from system_under_test.services.portal.routes import ROUTES
 
 _PROBLEM_SCHEMA = {
     "type": "object",
-    "description": "A problem document of RFC 9457; `field` names the part of the request that is at fault.",
+    "description": "A problem document of RFC 9457; `field` names the part of the request that is at fault,"
+    " `service` is the public status while balances are closed.",
     "required": ["type", "title", "status", "detail"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference"},
@@ -20,6 +21,7 @@ _PROBLEM_SCHEMA = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "field": {"type": "string"},
+        "service": {"$ref": "#/components/schemas/Status"},
     },
 }
 
@@ -31,7 +33,9 @@ def describe(version: str) -> dict[str, Any]:
     for route in ROUTES:
         for model in (route.body, route.answer):
             if model is not None:
-                schemas[model.__name__] = model.model_json_schema()
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= schema.pop("$defs", {})
+                schemas[model.__name__] = schema
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",

@@ -43,16 +43,26 @@ OUTCOME_UNKNOWN: Final = Kind(type="outcome-unknown", title="Outcome unknown", s
 
 
 class Problem(Exception):  # noqa: N818 - the standard's own word
-    """A refusal, raised where it is found; `field` names the part of the request that is at fault."""
+    """A refusal, raised where it is found.
+
+    `field` names the part of the request that is at fault; `members` are further members of the document.
+    """
 
     def __init__(
-        self, kind: Kind, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        detail: str,
+        *,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(kind, detail)
         self.kind = kind
         self.detail = detail
         self.field = field
         self.headers = dict(headers or {})
+        self.members = dict(members or {})
 
     def body(self) -> bytes:
         """The document."""
@@ -61,13 +71,22 @@ class Problem(Exception):  # noqa: N818 - the standard's own word
             "title": self.kind.title,
             "status": self.kind.status,
             "detail": self.detail,
+            **self.members,
         }
         if self.field is not None:
             document["field"] = self.field
         return json.dumps(document).encode()
 
 
-def refuse_on_purpose(kind: Kind, detail: str, *, attempt: int, safe: bool, retry_after_s: int = 1) -> Problem:
+def refuse_on_purpose(
+    kind: Kind,
+    detail: str,
+    *,
+    attempt: int,
+    safe: bool,
+    retry_after_s: int = 1,
+    members: Mapping[str, Any] | None = None,
+) -> Problem:
     """A deliberate 503, which the balancer neither retries nor holds against the node.
 
     Retry-After promises that nothing was done. A later try (`attempt` above 1) of a request that is not `safe` cannot
@@ -76,4 +95,4 @@ def refuse_on_purpose(kind: Kind, detail: str, *, attempt: int, safe: bool, retr
     headers = {"x-envoy-ratelimited": "true"}
     if safe or attempt <= 1:
         headers["Retry-After"] = str(retry_after_s)
-    return Problem(kind, detail, headers=headers)
+    return Problem(kind, detail, headers=headers, members=members)

@@ -18,6 +18,7 @@ from system_under_test.logs import configure_logs
 from system_under_test.services.portal.handlers import Handlers
 from system_under_test.services.portal.metrics import PortalMetrics
 from system_under_test.services.portal.node import Node
+from system_under_test.services.portal.public_copy import PublicCopy
 from system_under_test.services.portal.routes import ROUTES
 from system_under_test.services.portal.serving import build_application
 from system_under_test.settings import (
@@ -88,6 +89,7 @@ async def _serve(settings: PortalSettings) -> None:
         version=settings.version,
         in_flight_max=settings.in_flight_max,
         ledger=Ledger(database),
+        public=PublicCopy(database),
         metrics=PortalMetrics(version=settings.version, routes=ROUTES),
         log=log,
     )
@@ -99,7 +101,7 @@ async def _serve(settings: PortalSettings) -> None:
         shutdown_timeout=settings.finish_s,
     )
     await runner.setup()
-    watching = asyncio.create_task(database.keep_connected())
+    watching = [asyncio.create_task(task) for task in (database.keep_connected(), node.public.keep_fresh())]
     try:
         await _listen(runner, settings.port)
         log.info("node.started", port=settings.port, version=settings.version)
@@ -110,9 +112,10 @@ async def _serve(settings: PortalSettings) -> None:
         await asyncio.sleep(settings.drain_s)
     finally:
         await runner.cleanup()
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        for task in watching:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await database.close()
         handlers.close()
         log.info("node.stopped", in_flight=node.in_flight)

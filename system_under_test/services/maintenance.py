@@ -1,0 +1,55 @@
+"""The maintenance process: it drives the windows and verifies the ledger, and answers operators.
+
+Whatever it works on is in the database. Killed at any moment and started again, it goes on from there.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from system_under_test.services.operator_api import PREFIX, operator_api
+from system_under_test.services.service import Service, ServiceSettings, run_service
+from system_under_test.services.windows import WindowDriver
+from system_under_test.settings import Arguments, read_settings
+from system_under_test.storage.reconciliation import reconcile
+
+_POOL_SIZE: Final = 8
+
+
+class MaintenanceSettings(ServiceSettings):
+    """What the maintenance process is told."""
+
+    # Visible ASCII, as a header takes it.
+    operator_token: Annotated[str, Field(min_length=16, max_length=1024, pattern=r"^[!-~]+$")] = Field(
+        alias="OPERATOR_TOKEN"
+    )
+
+
+async def drive_windows(service: Service) -> None:
+    """Takes every window from stage to stage."""
+    await WindowDriver(service, partial(reconcile, service, full=True)).run()
+
+
+TASKS: Final[tuple[Callable[[Service], Coroutine[None, None, None]], ...]] = (drive_windows,)
+"""What the process does side by side; each ends soon after `stopping` is set."""
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Works until SIGTERM or SIGINT."""
+    Arguments(
+        "maintenance",
+        "Drives maintenance windows and verifies the ledger. Reads HOLDFAST_PORT, HOLDFAST_INSTANCE, DATABASE_URL (of"
+        " the role for maintenance), OPERATOR_TOKEN (at least 16 characters), VERSION and STATEMENT_SECONDS.",
+    ).parse_args(arguments)
+    settings = read_settings(MaintenanceSettings, environment)
+    run_service(settings, _work, pool_size=_POOL_SIZE, parts={PREFIX: operator_api(settings.operator_token)})
+    return 0
+
+
+async def _work(service: Service) -> None:
+    async with asyncio.TaskGroup() as group:
+        for task in TASKS:
+            group.create_task(task(service), name=task.__name__)
