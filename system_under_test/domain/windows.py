@@ -1,7 +1,7 @@
-"""The life of a maintenance window: what has to happen next, decided from what is known at one moment.
+r"""The life of a maintenance window: what has to happen next, decided from what is known at one moment.
 
     scheduled --> noticed --> draining --> closed --> verifying --> open
-        ^            |        \\______________________________/
+        ^            |        \______________________________/
         '---moved----'            overrun: the published end moves on
 
 Business time decides about the calendar: notice, start, end. Wall time decides how long machines may take to drain.
@@ -160,18 +160,22 @@ def _before(window: Window, *, now: datetime, wall: datetime, facts: Facts) -> S
         reason = f"the window before it lasts until {_written(blocking.published_end)}"
         return _moved(window, reason, now=now, wall=wall, facts=facts)
     if window.stage is Stage.SCHEDULED:
-        late = _late_notice(window, now=now, notices=facts.notices)
-        if late is not None:
-            return _moved(window, late, now=now, wall=wall, facts=facts)
-        if facts.notices is None or facts.notices.sent < facts.notices.total:
-            return None
-        return _entered(window, Stage.NOTICED, Change.NOTICED, "every customer has been told in time", wall=wall)
+        return _telling(window, now=now, wall=wall, facts=facts)
     if now >= window.start + START_GRACE:
         reason = f"its start at {_written(window.start)} was missed"
         return _moved(window, reason, now=now, wall=wall, facts=facts)
     if now >= window.start:
         return _entered(window, Stage.DRAINING, Change.DRAINING, "the planned start has come", wall=wall)
     return None
+
+
+def _telling(window: Window, *, now: datetime, wall: datetime, facts: Facts) -> Step | None:
+    late = _late_notice(window, now=now, notices=facts.notices)
+    if late is not None:
+        return _moved(window, late, now=now, wall=wall, facts=facts)
+    if facts.notices is None or facts.notices.sent < facts.notices.total:
+        return None
+    return _entered(window, Stage.NOTICED, Change.NOTICED, "every customer has been told in time", wall=wall)
 
 
 def _late_notice(window: Window, *, now: datetime, notices: Notices | None) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[3]
 _PORTS: Final = range(32_000, 32_768)  # below the ephemeral ones, above those that Holdfast gives its targets
+OPERATOR_TOKEN: Final = "the-operators-token-of-the-tests"
 _taken: Final[set[int]] = set()
 
 
@@ -209,6 +210,15 @@ class Stage:
     def add_accrual(self, name: str, postgres: Process, **environment: str) -> Process:
         """Starts an accrual process; it is not ready yet."""
         return self.add(name, "accrual", DATABASE_URL=postgres.outputs()["accrual_dsn"], **environment)
+
+    def add_maintenance(self, postgres: Process, **environment: str) -> Process:
+        """Starts the maintenance process, with `OPERATOR_TOKEN`, and waits until it is ready."""
+        url = postgres.outputs()["maintenance_dsn"]
+        maintenance = self.add(
+            "maintenance", "maintenance", DATABASE_URL=url, OPERATOR_TOKEN=OPERATOR_TOKEN, **environment
+        )
+        await_ready(maintenance)
+        return maintenance
 
     def add_balancer(self, name: str, portals: list[Process], *, retries: str = "on") -> Process:
         """Starts a balancer in front of `portals`, in zones a and b by turns, and waits until it is ready."""
