@@ -53,8 +53,9 @@ def read_settings(model: type[SettingsT], environment: Mapping[str, str]) -> Set
             if item["type"] == "missing":
                 problems.append(f"{name} is not set")
             else:
-                # A database address holds a password: it is never repeated.
-                got = "" if "URL" in name else f", got {given.get(name)!r}"
+                # A database address holds a password, and a token is one: neither is ever repeated.
+                secret = "URL" in name or "TOKEN" in name
+                got = "" if secret else f", got {given.get(name)!r}"
                 problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{got}")
         raise ConfigurationError(problems) from error
 

@@ -222,7 +222,8 @@ def _why_late(window: Window, facts: Facts) -> str:
         return "the work began late or was interrupted"
     if facts.verdict is None or facts.verdict.passed:
         return "the verification of the ledger is not finished"
-    return f"the verification of the ledger found {facts.verdict.problems} problems, which are being worked on"
+    found = facts.verdict.problems
+    return f"the verification of the ledger found {found} problem{'' if found == 1 else 's'}, still to be mended"
 
 
 def _entered(window: Window, stage: Stage, change: Change, reason: str, *, wall: datetime) -> Step:

@@ -25,6 +25,8 @@ PREFIX: Final = "/v1"
 LISTED_MAX: Final = 200
 RATE_MAX: Final = 1_000_000.0
 _AHEAD_MAX: Final = timedelta(days=366)
+# Business time cannot go back: a slip of the hand must not take it out of what calendars can hold.
+_FORWARD_MAX: Final = timedelta(days=3660)
 _MINUTE_S: Final = 60
 _WINDOW_MAX: Final = 2**63 - 1
 
@@ -33,6 +35,7 @@ TOO_FAR: Final = Kind(type="window-too-far", title="Window too far ahead", statu
 TIME_TAKEN: Final = Kind(type="window-time-taken", title="Time taken by another window", status=409)
 BEGUN: Final = Kind(type="window-begun", title="Window has begun", status=409)
 NOT_CLOSED: Final = Kind(type="window-not-closed", title="Window is not closed", status=409)
+CLOCK_TOO_FAR: Final = Kind(type="clock-too-far", title="Too far ahead for business time", status=422)
 BACKWARDS: Final = Kind(type="clock-backwards", title="Business time cannot go back", status=422)
 WINDOW_UNDER_WAY: Final = Kind(type="window-under-way", title="A window is under way", status=409)
 
@@ -76,9 +79,7 @@ class Forward(_Body):
     """How business time goes on: from `to`, or from `by_s` seconds later than now, and at `rate`; at least one."""
 
     to: Moment | None = None
-    by_s: Annotated[float, Field(strict=True, gt=0, le=10 * _AHEAD_MAX.total_seconds(), allow_inf_nan=False)] | None = (
-        None
-    )
+    by_s: Annotated[float, Field(strict=True, gt=0, le=_FORWARD_MAX.total_seconds(), allow_inf_nan=False)] | None = None
     rate: Annotated[float, Field(strict=True, gt=0, le=RATE_MAX, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
@@ -174,7 +175,7 @@ class _Handlers:
     async def schedule(self, request: web.Request) -> web.Response:
         """Plans a window."""
         plan = await read_body(request, Plan)
-        await self._refuse_too_far(plan.starts_at)
+        await self._check_start(plan.starts_at)
         planned = await self._windows.schedule(start=plan.starts_at, minutes=plan.minutes, reason=plan.reason)
         return _planned(planned, status=201)
 
@@ -182,7 +183,7 @@ class _Handlers:
         """Gives a window another time."""
         window = _window(request)
         to = await read_body(request, Move)
-        await self._refuse_too_far(to.starts_at)
+        await self._check_start(to.starts_at)
         planned = await self._windows.move(window, start=to.starts_at, minutes=to.minutes, reason=to.reason)
         return _planned(planned, status=200)
 
@@ -205,12 +206,16 @@ class _Handlers:
     async def forward_clock(self, request: web.Request) -> web.Response:
         """Lets business time go on from later, or at another rate."""
         forward = await read_body(request, Forward)
-        to = forward.to
+        to, now = forward.to, (await self._windows.clock()).business
         if forward.by_s is not None:
-            to = (await self._windows.clock()).business + timedelta(seconds=forward.by_s)
+            to = now + timedelta(seconds=forward.by_s)
+        if to is not None and to > now + _FORWARD_MAX:
+            raise Problem(CLOCK_TOO_FAR, f"At most {_FORWARD_MAX.days} days at once.", field="to")
+        if to is not None and to < now:
+            raise _backwards(now)
         outcome, now = await self._windows.forward(business=to, rate=forward.rate)
         if outcome == "backwards":
-            raise Problem(BACKWARDS, f"It is {now.isoformat()} already.", field="to")
+            raise _backwards(now)
         if outcome == "window_under_way":
             raise Problem(
                 WINDOW_UNDER_WAY, "Business time runs at most 60 times as fast as wall time in a window.", field="rate"
@@ -221,9 +226,12 @@ class _Handlers:
         clock = await self._windows.clock()
         return {"business_time": clock.business.isoformat(), "wall_time": clock.wall.isoformat(), "rate": clock.rate}
 
-    async def _refuse_too_far(self, starts_at: datetime) -> None:
-        latest = (await self._windows.clock()).business + _AHEAD_MAX
-        if starts_at > latest:
+    async def _check_start(self, starts_at: datetime) -> None:
+        # What cannot be right at all, before the database, whose calendar begins and ends elsewhere.
+        now = (await self._windows.clock()).business
+        if starts_at < now:
+            raise Problem(TOO_SOON, f"It is {now.isoformat()} already.", field="starts_at")
+        if starts_at > now + _AHEAD_MAX:
             raise Problem(TOO_FAR, f"A window is planned at most {_AHEAD_MAX.days} days ahead.", field="starts_at")
 
 
@@ -273,6 +281,10 @@ def _refused(outcome: str) -> Problem:
     if outcome == "begun":
         return Problem(BEGUN, "It is under way, over or cancelled.", field="window")
     return Problem(NOT_CLOSED, "Only a closed window's work can be finished.", field="window")
+
+
+def _backwards(now: datetime) -> Problem:
+    return Problem(BACKWARDS, f"It is {now.isoformat()} already.", field="to")
 
 
 def _text(moment: datetime | None) -> str:

@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from tests.integration.platform.customers import Customer, honest_session, log_in
+from tests.integration.platform.operations import Company, open_company
 from tests.integration.platform.stage import Platform, Stage, start_platform
 
 
@@ -13,6 +14,13 @@ from tests.integration.platform.stage import Platform, Stage, start_platform
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """The platform with four portals, shared: tests leave it as they find it."""
     yield from start_platform(tmp_path_factory.mktemp("platform"))
+
+
+@pytest.fixture(scope="session")
+def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
+    """A small platform with its maintenance process, shared: tests leave no window behind."""
+    with open_company(tmp_path_factory.mktemp("company")) as company:
+        yield company
 
 
 @pytest.fixture

@@ -153,7 +153,8 @@ async def operate(company: Company, session: aiohttp.ClientSession) -> AsyncIter
             if row["stage"] in {"scheduled", "noticed"}:
                 await operator.ask("POST", f"windows/{row['id']}/cancel", {"reason": "the test is over"})
             else:
-                await operator.opened(row["id"])
+                await operator.ask("POST", f"windows/{row['id']}/finish", {"reason": "the test is over"})
+                await operator.reaches(row["id"], "open")
         await operator.tell_everybody()
         await operator.forward(rate=1.0)
     finally:

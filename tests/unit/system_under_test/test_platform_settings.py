@@ -81,10 +81,11 @@ def test_a_command_without_its_environment_ends_with_64_and_says_what_is_missing
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every command with an empty environment: exit code 64, a message, no traceback."""
-    for variable in ("HOLDFAST_PORT", "DATABASE_URL", "DATABASE_ADMIN_URL", "DATABASE_AUDITOR_URL"):
+    for variable in ("HOLDFAST_PORT", "DATABASE_URL", "DATABASE_ADMIN_URL", "DATABASE_AUDITOR_URL", "OPERATOR_URL"):
         monkeypatch.delenv(variable, raising=False)
-    options = {"seed": ["--accounts", "3"], "dump": []}.get(name)
-    arguments = [] if options is None else [*options, "--out", str(tmp_path / "out")]
+    out = ["--out", str(tmp_path / "out")]
+    needed = {"seed": ["--accounts", "3", *out], "dump": out, "operator": ["windows", "list"]}
+    arguments = needed.get(name, [])
     assert main([name, *arguments]) == 64
     said = capsys.readouterr().err
     assert said.startswith(f"{name}: cannot start, the configuration is wrong:\n")

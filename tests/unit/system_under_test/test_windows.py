@@ -173,7 +173,7 @@ def test_an_overrun_is_published_before_the_end_passes_with_its_reason() -> None
     assert overrun is not None
     assert (overrun.change, overrun.after.end) == (Change.OVERRUN, verifying.end)
     assert overrun.after.published_end == verifying.end + 10 * MINUTE
-    assert overrun.reason == "the verification of the ledger found 2 problems, which are being worked on"
+    assert overrun.reason == "the verification of the ledger found 2 problems, still to be mended"
     much_later = step(overrun.after, failed, business=USUAL + HOUR)
     assert much_later is not None
     assert much_later.after.published_end == verifying.end + 2 * HOUR
@@ -271,8 +271,8 @@ class LifeOfWindows(RuleBasedStateMachine):
         self.provider_up = True
         self.send_notices(3)
         self.look()
-        start = min(one.start for one in self.unfinished() if one.upcoming)
-        self.now = max(self.now, start - early_s * SECOND)
+        starts = [one.start for one in self.unfinished() if one.upcoming]
+        self.now = max(self.now, min(starts, default=self.now) - early_s * SECOND)
         self.look()
 
     @precondition(lambda self: any(one.under_way for one in self.windows.values()))
