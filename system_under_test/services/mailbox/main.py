@@ -14,6 +14,7 @@ from pydantic import Field
 
 from system_under_test.logs import configure_logs
 from system_under_test.ready_file import write_ready_file
+from system_under_test.ready_file import write_ready_file
 from system_under_test.services.mailbox.metrics import MailboxMetrics
 from system_under_test.services.mailbox.smtp import MailServer
 from system_under_test.services.mailbox.store import MailStore
@@ -36,6 +37,8 @@ class MailboxSettings(Settings):
     port: Port = Field(alias="HOLDFAST_PORT")
     smtp_port: Port = Field(alias="HOLDFAST_PORT_SMTP")
     data_dir: ExistingFolder = Field(alias="HOLDFAST_DATA_DIR")
+    # Where to report the address that mail is to be sent to, as `smtp_url`.
+    ready_file: FileToBe | None = Field(default=None, alias="HOLDFAST_READY_FILE")
     instance: Name = Field(default="mailbox", alias="HOLDFAST_INSTANCE")
     ready_file: FileToBe | None = Field(default=None, alias="HOLDFAST_READY_FILE")
 
@@ -45,7 +48,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     Arguments(
         "mailbox",
         "A stand-in for the e-mail provider: receives by SMTP on HOLDFAST_PORT_SMTP, keeps mails.ndjson in"
-        " HOLDFAST_DATA_DIR, and answers GET /mails, GET and POST /behaviour and /metrics on HOLDFAST_PORT.",
+        " HOLDFAST_DATA_DIR, answers GET /mails, GET and POST /behaviour and /metrics on HOLDFAST_PORT, and reports"
+        " smtp_url in HOLDFAST_READY_FILE.",
     ).parse_args(arguments)
     settings = read_settings(MailboxSettings, environment)
     uvloop.run(_run(settings))
@@ -65,6 +69,8 @@ async def _run(settings: MailboxSettings) -> None:
         await site.setup()
         try:
             listening = await _listen(server, site, settings)
+            if settings.ready_file is not None:
+                write_ready_file(settings.ready_file, {"smtp_url": f"smtp://127.0.0.1:{settings.smtp_port}"})
             if settings.ready_file is not None:
                 write_ready_file(settings.ready_file, {"smtp_url": f"smtp://127.0.0.1:{settings.smtp_port}"})
             log.info("mailbox.started", port=settings.port, smtp_port=settings.smtp_port, mails=store.received)

@@ -81,6 +81,11 @@ def test_a_real_client_gets_its_mail_taken_once(mailbox: Process) -> None:
     assert answer["received"] == answer["effective"] + answer["duplicates"]
 
 
+def test_it_reports_where_mail_is_to_be_sent(mailbox: Process) -> None:
+    """The ready file, once it is ready: the address that a notifier is given."""
+    assert mailbox.outputs() == {"smtp_url": f"smtp://127.0.0.1:{smtp_port(mailbox)}"}
+
+
 NOISE: dict[str, bytes] = {
     "binary": random.Random(1).randbytes(300_000),  # noqa: S311 - noise that is the same each time
     "zeros": bytes(100_000),
