@@ -14,7 +14,6 @@ from pydantic import Field
 
 from system_under_test.logs import configure_logs
 from system_under_test.ready_file import write_ready_file
-from system_under_test.ready_file import write_ready_file
 from system_under_test.services.mailbox.metrics import MailboxMetrics
 from system_under_test.services.mailbox.smtp import MailServer
 from system_under_test.services.mailbox.store import MailStore
@@ -40,7 +39,6 @@ class MailboxSettings(Settings):
     # Where to report the address that mail is to be sent to, as `smtp_url`.
     ready_file: FileToBe | None = Field(default=None, alias="HOLDFAST_READY_FILE")
     instance: Name = Field(default="mailbox", alias="HOLDFAST_INSTANCE")
-    ready_file: FileToBe | None = Field(default=None, alias="HOLDFAST_READY_FILE")
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -69,8 +67,6 @@ async def _run(settings: MailboxSettings) -> None:
         await site.setup()
         try:
             listening = await _listen(server, site, settings)
-            if settings.ready_file is not None:
-                write_ready_file(settings.ready_file, {"smtp_url": f"smtp://127.0.0.1:{settings.smtp_port}"})
             if settings.ready_file is not None:
                 write_ready_file(settings.ready_file, {"smtp_url": f"smtp://127.0.0.1:{settings.smtp_port}"})
             log.info("mailbox.started", port=settings.port, smtp_port=settings.smtp_port, mails=store.received)
