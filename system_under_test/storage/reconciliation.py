@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,7 @@ import asyncpg
 
 from system_under_test.domain.signatures import public_key
 from system_under_test.settings import PlatformError
+from system_under_test.storage.custody_audit import audit
 from system_under_test.storage.database import Database, NotDoneError
 from system_under_test.storage.problem import Problem
 from system_under_test.storage.reconciliation_records import (
@@ -38,8 +40,11 @@ _BATCH_MAX: Final = 20_000
 """Transfers sealed at once: some 50 ms."""
 _PROBLEMS_MAX: Final = 20
 """How many rows one check names: of a ledger that is wrong in a thousand places, these will do."""
+_HOURS_AT_ONCE: Final = 6
 _TOLD_MAX: Final = 3
-_RECORD: Final = "select record_reconciliation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+_PROGRESS: Final = ("head", "batch", "decided", "accrued_to", "paid_to")
+"""How far everything has come: while all of it stays, nothing is new."""
+_RECORD: Final = "select record_reconciliation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +68,12 @@ class Verifier(Protocol):
         """The folder of key and anchor."""
 
 
-async def reconcile(service: Verifier, *, full: bool) -> Reconciliation:
+async def reconcile(service: Verifier, *, full: bool, anew: bool = False) -> Reconciliation:
     """Verifies the ledger, records the result with our signature, and sets the gate by it.
 
-    Where nothing came since the newest record, a check that is not `full` gives that one's result and records nothing.
+    A `full` check takes the hours of interest up to the newest record that passed by their totals, and each snapshot
+    only of later ones; with `anew` each snapshot of all. Where nothing came since the newest record, a check that
+    is not full gives that one's result and records nothing.
 
     Raises:
         NotDoneError: the database cannot be asked now, or another reconciliation was recorded meanwhile.
@@ -81,20 +88,22 @@ async def reconcile(service: Verifier, *, full: bool) -> Reconciliation:
     async with service.database.snapshot(within_s=_CHECK_WITHIN_S) as connection:
         moment = await connection.fetchrow("select * from ledger_moment()")
         newest = await _newest(connection, passed=False)
-        if not full and newest is not None and (newest.head, newest.batch) == (moment["head"], moment["batch"]):
+        if not full and newest is not None and all(getattr(newest, name) == moment[name] for name in _PROGRESS):
             return _result(newest)
-        since = None if full else await _newest(connection, passed=True)
-        problems = [
-            *[problem async for problem in _wrong_records(connection, anchor, newest, whole=since is None)],
-            *[problem async for problem in _wrong_rows(connection, since)],
-        ]
+        trusted = await _newest(connection, passed=True)
+        since = None if full else trusted
+        hours_after = None if anew or trusted is None else trusted.accrued_to
+        problems = [problem async for problem in _wrong_records(connection, anchor, newest, whole=since is None)]
+        problems += [problem async for problem in _wrong_rows(connection, since)]
+        if full and (hours := await _found(connection, "select * from check_hours()")):
+            problems += hours
+            hours_after = None  # to name the snapshots that are behind it
+        problems += [problem async for problem in _wrong_hours(connection, hours_after, moment["accrued_to"])]
     record = Record(
         number=1 if newest is None else newest.number + 1,
         full=since is None,
         passed=not problems,
-        head=moment["head"],
-        batch=moment["batch"],
-        batch_hash=moment["batch_hash"],
+        **{name: moment[name] for name in (*_PROGRESS, "batch_hash")},
         problems=json.dumps([dataclasses.asdict(problem) for problem in problems], separators=(",", ":")),
         took_s=time.monotonic() - started_s,
         recorded_at=moment["wall"],
@@ -135,20 +144,38 @@ def _result(record: Record) -> Reconciliation:
 
 
 async def _wrong_rows(connection: Any, since: Record | None) -> AsyncIterator[Problem]:
-    batch = 0 if since is None else since.batch
+    batch, decided = (0, 0) if since is None else (since.batch, since.decided)
     begin = await connection.fetchrow("select * from batch_end($1)", batch)
     touched = (begin["transaction"], begin["seq"])
     checks: list[tuple[str, Sequence[Any]]] = [
         ("select * from check_chain($1)", (batch + 1,)),
         ("select * from check_transfers($1::text::xid8, $2)", touched),
         ("select * from check_balances($1::text::xid8, $2)", touched),
+        ("select * from check_queue($1, $2::text::xid8, $3)", (decided, *touched)),
+        ("select * from check_decisions($1, $2::text::xid8, $3)", (decided, *touched)),
     ]
     if since is None:
         checks += [("select * from check_wallets()", ())]
     for check, arguments in checks:
-        cursor = await connection.cursor(check, *arguments, timeout=_CHECK_WITHIN_S)
-        for row in await cursor.fetch(_PROBLEMS_MAX, timeout=_CHECK_WITHIN_S):
-            yield Problem(table=row["place"], key=row["key"], expected=row["expected"], found=row["found"])
+        for problem in await _found(connection, check, *arguments):
+            yield problem
+    for problem in (await audit(connection, after=0 if since is None else since.paid_to))[:_PROBLEMS_MAX]:
+        yield problem
+
+
+async def _wrong_hours(connection: Any, after: datetime | None, last: datetime | None) -> AsyncIterator[Problem]:
+    rows = await connection.fetch("select hour from hours_between($1, $2)", after, last)
+    hours = [row["hour"] for row in rows]
+    for first in range(0, len(hours), _HOURS_AT_ONCE):
+        some = hours[first : first + _HOURS_AT_ONCE]
+        for problem in await _found(connection, "select * from check_snapshots($1, $2)", some[0], some[-1]):
+            yield problem
+
+
+async def _found(connection: Any, check: str, *arguments: Any) -> list[Problem]:
+    cursor = await connection.cursor(check, *arguments, timeout=_CHECK_WITHIN_S)
+    rows = await cursor.fetch(_PROBLEMS_MAX, timeout=_CHECK_WITHIN_S)
+    return [Problem(table=row["place"], key=row["key"], expected=row["expected"], found=row["found"]) for row in rows]
 
 
 async def _wrong_records(

@@ -29,9 +29,10 @@ ANCHOR_FILE: Final = "reconciliation.anchor"
 BEGINNING: Final = bytes(32)
 """What the first record follows."""
 _PREFIX: Final = b"savings reconciliation, 1\0"
-_FIXED: Final = struct.Struct(">q??qq32s32sdq32s32s")
+_FIXED: Final = struct.Struct(">q??qq32sqqq32sdq32s32s")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_NO_TIME: Final = -(1 << 63)
 _RECORDS_AT_ONCE: Final = 2000
 
 
@@ -45,6 +46,9 @@ class Record:
     head: int
     batch: int
     batch_hash: bytes
+    decided: int
+    accrued_to: datetime | None
+    paid_to: int
     problems: str
     took_s: float
     recorded_at: datetime
@@ -57,8 +61,9 @@ class Record:
         """What is signed: every field, each of a fixed size, so that no two records share it."""
         return _PREFIX + _FIXED.pack(
             *(self.number, self.full, self.passed, self.head, self.batch, self.batch_hash),
+            *(self.decided, _NO_TIME if self.accrued_to is None else _microseconds(self.accrued_to), self.paid_to),
             hashlib.sha256(self.problems.encode()).digest(),
-            *(self.took_s, (self.recorded_at - _EPOCH) // _MICROSECOND, self.previous, self.public_key),
+            *(self.took_s, _microseconds(self.recorded_at), self.previous, self.public_key),
         )
 
     @property
@@ -70,6 +75,10 @@ class Record:
     def is_genuine(self) -> bool:
         """Whether the signature is one of `public_key` over this very record."""
         return verify(self.public_key, self.message, self.signature)
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - _EPOCH) // _MICROSECOND
 
 
 def record_of(row: Any) -> Record:

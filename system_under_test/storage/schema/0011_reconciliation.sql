@@ -256,6 +256,256 @@ set search_path = public, pg_temp set enable_nestloop = off as $$
     from balance w where w.kind = 'payable' and w.total < 0
 $$;
 
+-- That the queue has no gap, that every redemption is accounted for, and that outcomes and transfers settle the same.
+-- Of the redemptions after number `p_after`, and of the transfers from (p_from, p_from_seq) on.
+create function check_queue(p_after bigint, p_from xid8, p_from_seq bigint)
+returns table (place text, key text, expected text, found text)
+language sql stable security definer
+set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
+set work_mem = '32MB' as $$
+    with accepted as materialized (select * from redemption r where r.seq > p_after),
+    decided as materialized (select * from outcome o where o.seq > p_after),
+    paid as materialized (
+        select t.seq, t.debit_account, t.amount, t.redemption from transfer t
+        where t.kind = 'redemption' and t.redemption > p_after
+            and (t.transaction_id, t.seq) >= (p_from, p_from_seq)
+    ),
+    counted as (
+        select i.accepted, s.decided, s.settled, s.refused, s.parked,
+               (select count(*) from accepted) as there,
+               (select count(*) from decided) as outcomes,
+               (select count(*) from decided where status = 'settled') as are_settled,
+               (select count(*) from decided where status = 'refused') as are_refused,
+               (select count(*) from decided where status = 'parked') as are_parked
+        from intake i cross join settlement s
+    )
+    select 'intake', 'accepted', format('%s redemptions after %s', c.there, p_after), (c.accepted - p_after)::text
+    from counted c where c.accepted - p_after <> c.there
+    union all
+    select 'settlement', 'decided', format('%s outcomes after %s', c.outcomes, p_after), (c.decided - p_after)::text
+    from counted c where c.decided - p_after <> c.outcomes
+    union all
+    select 'settlement', 'settled, refused, parked',
+           format('%s, %s, %s', c.are_settled, c.are_refused, c.are_parked),
+           format('%s, %s, %s', c.settled, c.refused, c.parked)
+    from counted c
+    where p_after = 0 and (c.settled, c.refused, c.parked) <> (c.are_settled, c.are_refused, c.are_parked)
+    union all
+    select 'redemption', (g.seq - 1)::text, 'a redemption before ' || g.seq, 'none'
+    from (select a.seq, lag(a.seq, 1, p_after) over (order by a.seq) as before from accepted a) as g
+    where g.seq <> g.before + 1
+    union all
+    select 'outcome', (g.seq - 1)::text, 'an outcome before ' || g.seq, 'none'
+    from (select d.seq, lag(d.seq, 1, p_after) over (order by d.seq) as before from decided d) as g
+    where g.seq <> g.before + 1
+    union all
+    select 'outcome', d.seq::text, 'a redemption of this number', 'none'
+    from decided d left join accepted a on a.seq = d.seq where a.seq is null
+    union all
+    select 'outcome', coalesce(d.seq, p.redemption)::text,
+           case when p.seq is null then 'a transfer ' || d.transfer
+                when d.seq is null then 'settled by transfer ' || p.seq
+                else format('settled by a transfer of %s from %s for redemption %s', a.amount, a.account, a.seq) end,
+           case when p.seq is null then 'none'
+                when d.seq is null then coalesce(
+                    (select format('%s, transfer %s', o.status, o.transfer) from decided o where o.seq = p.redemption),
+                    'no outcome')
+                else format('transfer %s of %s from %s for redemption %s', p.seq, p.amount, p.debit_account, p.redemption)
+                end
+    from (select * from decided where status = 'settled') as d
+    full join paid p on p.seq = d.transfer
+    left join accepted a on a.seq = d.seq
+    where (p.redemption = d.seq and p.debit_account = a.account and p.amount = a.amount) is not true
+    union all
+    select 'transfer', g.seq::text, 'redemptions in their order, one after ' || g.before, 'redemption ' || g.redemption
+    from (select p.seq, p.redemption, lag(p.redemption) over (order by p.seq) as before from paid p) as g
+    where g.redemption <= g.before
+$$;
+
+-- That each decision is the one that follows from the transfers before it: a replay in the order of the transfers.
+--
+-- What an account has left after each of its transfers is their running sum. A settled redemption must have left
+-- nothing below zero, and have left what its outcome says. A refused one moved nothing, so what its outcome says was
+-- there must be what was left at some time after the last redemption settled before it and before the next one (in
+-- between there are only credits, so that no amount is there twice), not earlier than an earlier refusal, and less than
+-- was asked for.
+create function check_decisions(p_after bigint, p_from xid8, p_from_seq bigint)
+returns table (place text, key text, expected text, found text)
+language sql stable security definer
+set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
+set work_mem = '32MB' as $$
+    with touched as materialized (
+        select m.account from customer_movement m
+        where p_after > 0 and (m.transaction_id, m.seq) >= (p_from, p_from_seq)
+        union
+        select r.account from redemption r join outcome o on o.seq = r.seq where p_after > 0 and o.seq > p_after
+    ),
+    replayed as materialized (
+        select m.account, m.seq, m.redemption, m.amount,
+               sum(m.amount) over of_account as balance,
+               coalesce(max(m.redemption) over of_account, 0) as after_redemption
+        from customer_movement m
+        where p_after = 0 or m.account in (select account from touched)
+        window of_account as (partition by m.account order by m.seq)
+    ),
+    decided as (
+        select o.seq, o.status, o.balance_after, r.account, r.amount,
+               coalesce(max(o.seq) filter (where o.status = 'settled') over (
+                   partition by r.account order by o.seq), 0) as after_redemption
+        from outcome o join redemption r on r.seq = o.seq
+        where p_after = 0 or r.account in (select account from touched)
+    ),
+    refused as materialized (
+        select d.*, lag(d.balance_after) over (
+            partition by d.account, d.after_redemption order by d.seq) as refused_before
+        from decided d where d.status = 'refused'
+    )
+    select 'outcome', r.redemption::text,
+           format('refused: %s had %s when %s was asked for', r.account, r.balance - r.amount, -r.amount), 'settled'
+    from replayed r where r.balance < 0 and r.redemption is not null
+    union all
+    select 'outcome', r.redemption::text, 'a balance of ' || r.balance || ' after it', coalesce(o.balance_after::text, 'none')
+    from replayed r join outcome o on o.seq = r.redemption
+    where o.status = 'settled' and o.balance_after is distinct from r.balance
+    union all
+    select 'outcome', d.seq::text, format('settled: %s had %s when %s was asked for', d.account, d.balance_after, d.amount),
+           'refused'
+    from refused d where d.balance_after >= d.amount
+    union all
+    select 'outcome', d.seq::text,
+           format('a balance that %s had between the redemptions settled before and after it', d.account),
+           coalesce(d.balance_after::text, 'none')
+    from refused d
+    where not exists (
+            select from replayed r
+            where r.account = d.account and r.after_redemption = d.after_redemption and r.balance = d.balance_after)
+        and not (d.after_redemption = 0 and d.balance_after = 0)
+    union all
+    select 'outcome', d.seq::text, format('a balance of at least %s, as at the refusal before it', d.refused_before),
+           d.balance_after::text
+    from refused d where d.balance_after < d.refused_before
+$$;
+
+create function hour_name(p_hour timestamptz) returns text
+language sql stable as $$ select to_char(p_hour at time zone 'UTC', 'YYYY-MM-DD"T"HH24"Z"') $$;
+
+-- The hours after `p_after` (null: all) up to `p_to`.
+create function hours_between(p_after timestamptz, p_to timestamptz) returns table (hour timestamptz)
+language sql stable security definer set search_path = public, pg_temp as $$
+    select h.hour from accrual_hour h where (p_after is null or h.hour > p_after) and h.hour <= p_to order by h.hour
+$$;
+
+-- The hours from `p_from` to `p_to` in detail: every account that was open has its snapshot, no other has one; the
+-- balance is the one of the hour before and what came since; interest and remainder are what it earned and what was
+-- carried; and just that interest was paid.
+create function check_snapshots(p_from timestamptz, p_to timestamptz)
+returns table (place text, key text, expected text, found text)
+language sql stable security definer
+set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
+set work_mem = '32MB' as $$
+    with gathered as (
+        select h.hour, a.id as account, 1 as open, 0 as snapshots, 0::bigint as balance, 0::bigint as interest,
+               0::bigint as remainder, 0::bigint as due_balance, 0::bigint as carried, 0::bigint as paid
+        from accrual_hour h join account a on a.kind = 'customer' and a.opened_business_at < h.hour + interval '1 hour'
+        where h.hour between p_from and p_to
+        union all
+        select s.hour, s.account, 0, 1, s.balance, s.interest, s.remainder, 0, 0, 0
+        from accrual_snapshot s where s.hour between p_from and p_to
+        union all
+        -- What the hour before left, its interest included.
+        select s.hour + interval '1 hour', s.account, 0, 0, 0, 0, 0, s.balance + s.interest, s.remainder, 0
+        from accrual_snapshot s
+        where s.hour between p_from - interval '1 hour' and p_to - interval '1 hour'
+        union all
+        -- The very first hour takes whatever came before it.
+        select greatest(date_trunc('hour', m.business_at, 'UTC'), p_from), m.account, 0, 0, 0, 0, 0, m.amount, 0, 0
+        from customer_movement m
+        where m.kind <> 'interest' and m.business_at < p_to + interval '1 hour'
+            and m.business_at >= case when exists (
+                select from accrual_hour h where h.hour < p_from) then p_from else '-infinity' end
+        union all
+        select m.business_at - interval '1 hour', m.account, 0, 0, 0, 0, 0, 0, 0, m.amount
+        from customer_movement m
+        where m.kind = 'interest' and m.business_at between p_from + interval '1 hour' and p_to + interval '1 hour'
+    ),
+    held as (
+        select g.hour, g.account, sum(g.open) as open, sum(g.snapshots) as snapshots, sum(g.balance) as balance,
+               sum(g.interest) as interest, sum(g.remainder) as remainder, sum(g.due_balance) as due_balance,
+               sum(g.carried) as carried, sum(g.paid) as paid
+        from gathered g group by g.hour, g.account
+    )
+    select 'accrual_snapshot', format('%s %s', hour_name(h.hour), h.account),
+           case when h.open <> h.snapshots then h.open || ' snapshot'
+                else format('balance %s, earning at %s with %s carried, and as much interest paid',
+                            h.due_balance, r.rate_ppb, h.carried) end,
+           case when h.open <> h.snapshots then h.snapshots || ' snapshot'
+                else format('balance %s, interest %s and remainder %s, and %s paid',
+                            h.balance, h.interest, h.remainder, h.paid) end
+    from held h left join accrual_hour r on r.hour = h.hour
+    where h.open <> h.snapshots
+        or h.balance <> h.due_balance
+        or h.remainder not between 0 and 8759999999999
+        -- What was earned and carried is what was paid and is carried on: no division, unlike where it was made.
+        or h.interest * 8760000000000 + h.remainder <> greatest(h.balance, 0) * r.rate_ppb + h.carried
+        or h.interest <> h.paid
+    order by 2
+$$;
+
+-- All hours by their totals: none is missing, every account has its snapshot, what an hour earned is what it paid and
+-- carried on, and at the rate that was in force.
+create function check_hours()
+returns table (place text, key text, expected text, found text)
+language sql stable security definer
+set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
+set work_mem = '32MB' as $$
+    with total as materialized (
+        select s.hour, count(*) as accounts, sum(s.interest) as interest, sum(s.remainder) as remainder,
+               sum(greatest(s.balance, 0)) as balance
+        from accrual_snapshot s group by s.hour
+    ),
+    paid as (
+        select t.business_at - interval '1 hour' as hour, sum(t.amount) as interest
+        from transfer t where t.kind = 'interest' group by t.business_at
+    ),
+    told as materialized (
+        select coalesce(h.hour, t.hour, p.hour) as hour, h.hour is null as unknown, h.finished_at is not null as finished,
+               h.accounts, h.credited, h.rate_ppb, coalesce(t.accounts, 0) as snapshots,
+               coalesce(t.interest, 0) as interest, coalesce(t.remainder, 0) as remainder,
+               coalesce(t.balance, 0) as balance, coalesce(p.interest, 0) as paid
+        from accrual_hour h full join total t on t.hour = h.hour full join paid p on p.hour = coalesce(h.hour, t.hour)
+    ),
+    due as (
+        select t.*,
+               lag(t.hour, 1, (
+                   select date_trunc('hour', c.business, 'UTC') - interval '1 hour'
+                   from business_clock c order by c.wall limit 1)) over in_order as hour_before,
+               lag(t.remainder, 1, 0) over in_order as carried,
+               lead(t.hour) over in_order is null as newest,
+               (select r.rate_ppb from interest_rate r where r.from_hour <= t.hour order by r.from_hour desc limit 1) as rate
+        from told t window in_order as (order by t.hour)
+    )
+    select 'accrual_hour', hour_name(missing), 'an hour with its snapshots', 'none'
+    from due d cross join lateral (
+        select generate_series(d.hour_before + interval '1 hour', d.hour - interval '1 hour', interval '1 hour') as missing
+        union all
+        select d.hour where d.unknown
+    ) as gap
+    union all
+    select 'accrual_hour', hour_name(d.hour),
+           format('%s snapshots, %s interest credited at %s, and the next hour after its end',
+                  d.snapshots, d.paid, d.rate),
+           format('%s snapshots, %s interest of %s credited at %s, %s', d.accounts, d.interest, d.credited, d.rate_ppb,
+                  case when d.finished then 'finished' else 'not finished' end)
+    from due d
+    where not d.unknown and (
+        (d.accounts, d.credited, d.interest, d.rate_ppb) is distinct from (d.snapshots, d.paid, d.paid, d.rate)
+        or not (d.finished or d.newest)
+        or d.interest * 8760000000000 + d.remainder
+            <> d.balance * d.rate_ppb + case when d.hour_before = d.hour - interval '1 hour' then d.carried else 0 end
+                and d.finished)
+    order by 2
+$$;
+
 -- The process that reconciles signs with a key of its own. One key at a time: only an owner can retire it.
 create table reconciliation_key (
     public_key bytea primary key check (length(public_key) = 32),
@@ -287,6 +537,12 @@ create table reconciliation (
     -- The newest sealed batch there was and its hash; 0 and the beginning of the chain where there was none.
     batch bigint not null,
     batch_hash bytea not null,
+    -- The newest redemption with an outcome.
+    decided bigint not null,
+    -- The newest hour whose interest was complete.
+    accrued_to timestamptz,
+    -- Every batch of payouts up to this one was paid.
+    paid_to bigint not null,
     problems json not null,
     took_s double precision not null,
     recorded_at timestamptz not null,
@@ -300,10 +556,16 @@ create trigger reconciliation_is_append_only before update or delete or truncate
     for each statement execute function refuse_change();
 
 -- The ledger as of now: its newest transfer, its newest sealed batch, and the time.
-create function ledger_moment() returns table (head bigint, batch bigint, batch_hash bytea, wall timestamptz)
+create function ledger_moment()
+returns table (head bigint, batch bigint, batch_hash bytea, decided bigint, accrued_to timestamptz, paid_to bigint,
+               wall timestamptz)
 language sql stable security definer set search_path = public, pg_temp as $$
     select (select coalesce(max(t.seq), 0) from transfer t), coalesce(b.number, 0),
-           coalesce(b.hash, chain_beginning()), clock_timestamp()
+           coalesce(b.hash, chain_beginning()), (select s.decided from settlement s),
+           (select max(h.hour) from accrual_hour h where h.finished_at is not null),
+           coalesce((select min(p.number) - 1 from payout_batch p where p.transfer is null),
+                    (select max(p.number) from payout_batch p), 0),
+           clock_timestamp()
     from (values (1)) as one
     left join lateral (select s.number, s.hash from sealed_batch s order by s.number desc limit 1) b on true
 $$;
@@ -335,9 +597,9 @@ $$;
 -- Writes the record, and sets the gate with it: what failed shuts it for `p_reason`, only a whole check that passed opens
 -- it. It has to follow the newest one: what was recorded meanwhile may have failed, and is not to be passed over.
 create function record_reconciliation(
-    p_number bigint, p_full boolean, p_passed boolean, p_head bigint, p_batch bigint, p_batch_hash bytea, p_problems text,
-    p_took_s double precision, p_recorded_at timestamptz, p_previous bytea, p_public_key bytea, p_signature bytea,
-    p_reason text)
+    p_number bigint, p_full boolean, p_passed boolean, p_head bigint, p_batch bigint, p_batch_hash bytea,
+    p_decided bigint, p_accrued_to timestamptz, p_paid_to bigint, p_problems text, p_took_s double precision,
+    p_recorded_at timestamptz, p_previous bytea, p_public_key bytea, p_signature bytea, p_reason text)
 returns void
 language plpgsql security definer set search_path = public, pg_temp as $$
 begin
@@ -351,8 +613,8 @@ begin
             using errcode = 'insufficient_privilege';
     end if;
     insert into reconciliation values (
-        p_number, p_full, p_passed, p_head, p_batch, p_batch_hash, p_problems::json, p_took_s, p_recorded_at, p_previous,
-        p_public_key, p_signature);
+        p_number, p_full, p_passed, p_head, p_batch, p_batch_hash, p_decided, p_accrued_to, p_paid_to, p_problems::json,
+        p_took_s, p_recorded_at, p_previous, p_public_key, p_signature);
     if not p_passed then
         update service_state set gate = 'shut', gate_reason = p_reason, changed_at = clock_timestamp()
             where (gate, gate_reason) <> ('shut', p_reason);
@@ -371,9 +633,12 @@ $$;
 
 grant execute on function
     seal(integer), check_chain(bigint), check_transfers(xid8, bigint), check_balances(xid8, bigint), check_wallets(),
+    check_queue(bigint, xid8, bigint), check_decisions(bigint, xid8, bigint), hours_between(timestamptz, timestamptz),
+    check_snapshots(timestamptz, timestamptz), check_hours(),
     enrol_reconciliation_key(bytea), ledger_moment(), batch_end(bigint), sealed_hash(bigint),
     read_reconciliations(bigint, integer), newest_reconciliation(boolean), service_stage(),
-    record_reconciliation(bigint, boolean, boolean, bigint, bigint, bytea, text, double precision, timestamptz, bytea,
-        bytea, bytea, text)
+    record_reconciliation(bigint, boolean, boolean, bigint, bigint, bytea, bigint, timestamptz, bigint, text,
+        double precision, timestamptz, bytea, bytea, bytea, text)
     to savings_maintenance;
 grant select on sealed_batch, reconciliation, reconciliation_key to savings_auditor;
+grant select (account, epoch, expires_at) on session to savings_auditor;

@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,26 +15,29 @@ from prometheus_client import CollectorRegistry
 from system_under_test.services.service import Service
 from system_under_test.storage.database import Database, DatabaseLimits
 from system_under_test.storage.reconciliation import Reconciliation, reconcile
+from tests.integration.platform.history import CUSTOMERS, ONE_DEPOSIT, write_history
 from tests.integration.platform.stage import Process, Stage
 
-CUSTOMERS: Final = 12
-KEPT: Final = ("transfer", "sealed_batch", "reconciliation_key", "reconciliation")
+KEPT: Final = (
+    *("transfer", "intake", "settlement", "redemption", "outcome", "accrual_hour", "accrual_snapshot"),
+    *(
+        "payout_progress",
+        "payout_batch",
+        "manifest",
+        "signature",
+        "sealed_batch",
+        "reconciliation_key",
+        "reconciliation",
+    ),
+)
 """Tables that are put back before a test, each after those that it refers to."""
-_DEPOSITS: Final = """
-insert into transfer (kind, debit_account, credit_account, amount, key)
-select 'deposit', 'custody-' || a.wallet, a.id, 100 + n, 'key-' || n
-from account a, generate_series(1, 5) as n where a.kind = 'customer' order by n, a.id
-"""
-_ONE_DEPOSIT: Final = """
-insert into transfer (kind, debit_account, credit_account, amount)
-select 'deposit', 'custody-' || wallet, id, 7 from account where id = 'c-000001'
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
     """A database with some history, verified once; `folder` has the key and the anchor of who verified it."""
 
+    stage: Stage
     postgres: Process
     folder: Path
 
@@ -86,12 +89,12 @@ class Books:
     async def deposit(self) -> None:
         """One more deposit to the first customer's account."""
         async with self.owner() as owner:
-            await owner.execute(_ONE_DEPOSIT)
+            await owner.execute(ONE_DEPOSIT)
 
-    async def verify(self, *, full: bool) -> Reconciliation:
+    async def verify(self, *, full: bool, anew: bool = False) -> Reconciliation:
         """One reconciliation."""
         async with self.verifier() as service:
-            return await reconcile(service, full=full)
+            return await reconcile(service, full=full, anew=anew)
 
     async def gate(self) -> tuple[str, str]:
         """Whether the gate is open or shut, and why."""
@@ -100,23 +103,20 @@ class Books:
         return row["gate"], row["gate_reason"]
 
 
-@contextmanager
-def open_books(stage: Stage) -> Iterator[Books]:
+def open_books(stage: Stage) -> Books:
     """Starts a database, gives it a history, and verifies it once."""
     postgres = stage.add_database()
     stage.seed(postgres, customers=CUSTOMERS)
     folder = stage.folder / "verifier"
     folder.mkdir()
-    books = Books(postgres=postgres, folder=folder)
+    books = Books(stage=stage, postgres=postgres, folder=folder)
     asyncio.run(_write_history(books))
-    yield books
+    return books
 
 
 async def _write_history(books: Books) -> None:
     async with books.owner() as owner:
-        await owner.execute(_DEPOSITS)
-        # Two batches, so that there is one within the chain.
-        await owner.execute("select seal(50)")
+        await write_history(owner, books.postgres.outputs())
         found = await books.verify(full=True)
         assert found.passed, found.problems
         for table in ("account", *KEPT):

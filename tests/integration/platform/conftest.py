@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import pytest
 
+from tests.integration.platform.books import Books, open_books
 from tests.integration.platform.customers import Customer, honest_session, log_in
 from tests.integration.platform.operations import Company, open_company
 from tests.integration.platform.stage import Platform, Stage, start_platform
@@ -21,6 +22,16 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
     """A small platform with its maintenance process, shared: tests leave no window behind."""
     with open_company(tmp_path_factory.mktemp("company")) as company:
         yield company
+
+
+@pytest.fixture(scope="session")
+def shared_books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
+    """A ledger with some history; whoever damages it puts it back first."""
+    stage = Stage(folder=tmp_path_factory.mktemp("books"))
+    try:
+        yield open_books(stage)
+    finally:
+        stage.close()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -12,20 +10,9 @@ import pytest
 from system_under_test.services.auditing import keep_sealed, keep_verified
 from system_under_test.settings import PlatformError
 from system_under_test.storage.reconciliation_records import ANCHOR_FILE, KEY_FILE
-from tests.integration.platform.books import Books, open_books, put_back
+from tests.integration.platform.books import Books, put_back
+from tests.integration.platform.corruptions import CORRUPTIONS, HOUR
 from tests.integration.platform.customers import until
-from tests.integration.platform.stage import Stage
-
-
-@pytest.fixture(scope="module")
-def shared_books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
-    """One database for all tests of this module."""
-    stage = Stage(folder=tmp_path_factory.mktemp("books"))
-    try:
-        with open_books(stage) as books:
-            yield books
-    finally:
-        stage.close()
 
 
 @pytest.fixture
@@ -35,113 +22,44 @@ async def books(shared_books: Books) -> Books:
     return shared_books
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Corruption:
-    """What is changed behind the platform's back, and the rows that a whole check has to name for it."""
-
-    statements: tuple[str, ...]
-    named: tuple[tuple[str, str], ...]
-
-
-CORRUPTIONS = {
-    "a transfer of one unit more": Corruption(
-        statements=("update transfer set amount = amount + 1 where seq = 20",),
-        named=(("transfer", "20"), ("account", "c-000008")),
-    ),
-    "a transfer gone": Corruption(
-        statements=("delete from transfer where seq = 20",),
-        named=(("transfer", "20"), ("account", "c-000008")),
-    ),
-    "two transfers swapped": Corruption(
-        statements=(
-            "create temporary table swapped on commit drop as select * from transfer where seq in (15, 27)",
-            "delete from transfer where seq in (15, 27)",
-            "update swapped set seq = 42 - seq",
-            "insert into transfer overriding system value select * from swapped",
-        ),
-        named=(("transfer", "15"), ("transfer", "27")),
-    ),
-    "a transfer slipped into a batch that is sealed": Corruption(
-        statements=(
-            (
-                "insert into transfer (seq, kind, debit_account, credit_account, amount, transaction_id)"
-                " overriding system value select 5000, kind, debit_account, credit_account, amount, transaction_id"
-                " from transfer where seq = 20"
-            ),
-            (
-                "update account set balance = balance + t.amount, head = 5000 from transfer t"
-                " where t.seq = 20 and id = t.credit_account"
-            ),
-        ),
-        named=(("transfer", "5000"),),
-    ),
-    "a transfer moved to another time": Corruption(
-        statements=("update transfer set business_at = business_at - interval '1 hour' where seq = 20",),
-        named=(("transfer", "20"),),
-    ),
-    "a transfer out of its wallet": Corruption(
-        statements=(
-            (
-                "insert into transfer (kind, debit_account, credit_account, amount)"
-                " values ('deposit', 'custody-a', 'c-000001', 3), ('deposit', 'custody-b', 'c-000001', 3)"
-            ),
-        ),
-        named=(("account", "c-000001"), ("account", "wallet a"), ("account", "wallet b")),
-    ),
-    "a cached balance": Corruption(
-        statements=("update account set balance = balance + 1 where id = 'c-000003'",),
-        named=(("account", "c-000003"),),
-    ),
-    "a cached head": Corruption(
-        statements=("update account set head = head - 1 where id = 'c-000003'",),
-        named=(("account", "c-000003"),),
-    ),
-    "interest that was never paid": Corruption(
-        statements=("update account set interest = interest + 1 where id = 'c-000003'",),
-        named=(("account", "c-000003"),),
-    ),
-    "a sealed batch gone": Corruption(
-        statements=("delete from sealed_batch where number = 1",), named=(("sealed_batch", "1"),)
-    ),
-    "a sealed batch with other digests": Corruption(
-        statements=("update sealed_batch set digests = sha256('x') || substr(digests, 33) where number = 2",),
-        named=(("sealed_batch", "2"),),
-    ),
-    "a record with a bad signature": Corruption(
-        statements=("update reconciliation set signature = sha256('x') || sha256('y')",),
-        named=(("reconciliation", "1"),),
-    ),
-    "a record that says something else": Corruption(
-        statements=("update reconciliation set head = head + 1",), named=(("reconciliation", "1"),)
-    ),
-    "all records gone": Corruption(statements=("delete from reconciliation",), named=(("reconciliation", "1"),)),
-    "a transfer and the whole chain rewritten with it": Corruption(
-        statements=(
-            "update transfer set amount = amount + 1 where seq = 20",
-            "update account set balance = balance + 1 from transfer t where t.seq = 20 and id = t.credit_account",
-            "delete from sealed_batch",
-            "select seal()",
-        ),
-        named=(("sealed_batch", "2"),),
-    ),
-}
-
-
 @pytest.mark.parametrize("what", CORRUPTIONS)
 async def test_a_corruption_shuts_the_gate_and_is_named(books: Books, what: str) -> None:
-    """Plants it with the guards switched off: a whole check names the row, and the gate says so; put back, it opens."""
+    """Plants it with the guards switched off: a whole check names the row, and the gate says why it is shut."""
     corruption = CORRUPTIONS[what]
-    await books.plant(*corruption.statements)
+    hours, facts = await _names(books)
+    await books.plant(*(statement.format(hour=HOUR) for statement in corruption.statements))
     found = await books.verify(full=True)
     assert not found.passed
     rows = {(problem.table, problem.key) for problem in found.problems}
-    assert rows >= set(corruption.named), found.problems
+    assert rows >= {(table, key.format(*hours, **facts)) for table, key in corruption.named}, found.problems
     gate, reason = await books.gate()
     assert gate == "shut"
     assert str(found.problems[0]) in reason
-    await put_back(books)
-    assert (await books.verify(full=True)).problems == ()
+
+
+async def test_a_ledger_that_is_right_again_opens_the_gate(books: Books) -> None:
+    """Takes one unit from a balance and gives it back: shut by the first whole check, opened by the second."""
+    await books.plant("update account set balance = balance - 1 where id = 'c-000003'")
+    assert not (await books.verify(full=True)).passed
+    assert (await books.gate())[0] == "shut"
+    await books.plant("update account set balance = balance + 1 where id = 'c-000003'")
+    assert await books.verify(full=True, anew=True) == await books.verify(full=True)
     assert await books.gate() == ("open", "")
+
+
+async def _names(books: Books) -> tuple[list[str], dict[str, str]]:
+    """What the rows that corruptions are about are called in this history."""
+    async with books.owner() as owner:
+        hours = await owner.fetch("select hour_name(hour) as name from accrual_hour order by hour")
+        row = await owner.fetchrow(
+            """
+            select (select seq from transfer where redemption = 4)::text as later,
+                   (select seq from transfer where payout = 1)::text as payout,
+                   (select encode(manifest, 'hex') from payout_batch where number = 1) as nonce
+            """
+        )
+    assert len(hours) > 2
+    return [hour["name"] for hour in hours], dict(row)
 
 
 async def test_a_check_of_what_is_new_finds_what_came_and_whom_it_touched(books: Books) -> None:
@@ -234,26 +152,24 @@ async def test_the_process_shuts_the_gate_by_itself_and_opens_it_again(books: Bo
     assert (service.registry.get_sample_value("savings_reconciliations_total", labels) or 0) >= 1
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "insert into sealed_batch select * from sealed_batch",
-        "update sealed_batch set hash = sha256('x')",
-        "delete from reconciliation",
-        "insert into reconciliation_key (public_key) values (sha256('x'))",
-        "update service_state set gate = 'open'",
-        "select count(*) from transfer",
-    ],
-)
-@pytest.mark.parametrize("role", ["maintenance_dsn", "dsn", "settlement_dsn", "auditor_dsn"])
-async def test_no_role_can_write_what_the_verification_rests_on(books: Books, role: str, statement: str) -> None:
-    """Tries each as each role; only the auditor may read the ledger."""
-    connection = await asyncpg.connect(books.postgres.outputs()[role], timeout=5)
+@pytest.mark.parametrize("role", ["maintenance_dsn", "dsn", "settlement_dsn", "accrual_dsn", "auditor_dsn"])
+async def test_no_role_can_write_what_the_verification_rests_on(shared_books: Books, role: str) -> None:
+    """Tries each statement as the role: refused."""
+    connection = await asyncpg.connect(shared_books.postgres.outputs()[role], timeout=5)
     try:
-        if (role, statement) == ("auditor_dsn", "select count(*) from transfer"):
-            assert await connection.fetchval(statement) > 0
-            return
-        with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)):
-            await connection.execute(statement)
+        for statement in (
+            "insert into sealed_batch select * from sealed_batch",
+            "update sealed_batch set hash = sha256('x')",
+            "delete from reconciliation",
+            "insert into reconciliation_key (public_key) values (sha256('x'))",
+            "update service_state set gate = 'open'",
+            *(
+                ()
+                if role == "auditor_dsn"
+                else ("select count(*) from transfer", "select count(*) from reconciliation")
+            ),
+        ):
+            with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)):
+                await connection.execute(statement)
     finally:
         await connection.close()
