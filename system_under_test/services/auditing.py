@@ -18,8 +18,9 @@ VERIFY_EVERY_S: Final = 1.0
 _WHOLE_EVERY_S: Final = 60.0
 _WHOLE_WHILE_SHUT_EVERY_S: Final = 2.0
 _SHARE_MAX: Final = 0.02
-"""Of the time that whole checks may take while the ledger is right, however large it grows."""
+_SHARE_OF_NEW_MAX: Final = 0.1
 _SHARE_WHILE_SHUT_MAX: Final = 0.2
+"""Of the time that checks may take, however large the ledger grows: whole ones, of what is new, and while it is wrong."""
 _SCOPES: Final = {True: "whole", False: "new"}
 _UNFINISHED: Final = "unfinished"
 
@@ -48,8 +49,9 @@ async def keep_verified(service: Service) -> None:
     """
     auditor = _Auditor(service)
     while not service.stopping.is_set():
+        started_s = time.monotonic()
         await service.ask(auditor.look, otherwise=None)
-        await service.rest(VERIFY_EVERY_S)
+        await service.rest(max(VERIFY_EVERY_S, (time.monotonic() - started_s) / _SHARE_OF_NEW_MAX))
 
 
 class _Auditor:
@@ -58,6 +60,8 @@ class _Auditor:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._whole_at_s = -float("inf")
+        # A process trusts no record of another one's before it has looked at everything itself.
+        self._anew = True
         registry = service.registry
         self._runs = Counter(
             "savings_reconciliations", "Verifications of the ledger.", ("scope", "outcome"), registry=registry
@@ -93,7 +97,7 @@ class _Auditor:
         started_s = time.monotonic()
         found: Reconciliation | None = None
         try:
-            found = await reconcile(self._service, full=whole)
+            found = await reconcile(self._service, full=whole, anew=whole and self._anew)
         finally:
             outcome = _UNFINISHED if found is None else "passed" if found.passed else "failed"
             self._runs.labels(_SCOPES[whole], outcome).inc()
@@ -102,6 +106,7 @@ class _Auditor:
         self._problems.set(len(found.problems))
         self._head.set(found.head)
         if whole and found.passed:
+            self._anew = False
             self._gate.set(1)
             self._whole_at_s = time.monotonic() + max(_WHOLE_EVERY_S, took_s / _SHARE_MAX)
         elif not found.passed:
