@@ -36,8 +36,8 @@ from system_under_test.storage.reconciliation_records import (
 )
 
 _CHECK_WITHIN_S: Final = 120.0
-_BATCH_MAX: Final = 20_000
-"""Transfers sealed at once: some 50 ms."""
+_BATCH_MAX: Final = 10_000
+"""Transfers sealed at once: some 25 ms."""
 _PROBLEMS_MAX: Final = 20
 """How many rows one check names: of a ledger that is wrong in a thousand places, these will do."""
 _HOURS_AT_ONCE: Final = 6

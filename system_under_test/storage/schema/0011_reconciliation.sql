@@ -62,7 +62,7 @@ language sql immutable as $$ select sha256('savings ledger, sealed batches, 1') 
 -- Every transaction below a snapshot's xmin is over. So what is taken here is complete, and nothing will ever be added
 -- to it, in whatever order transactions took their numbers and committed. What belongs to later ones, or to one that is
 -- still open, waits for another batch.
-create function seal(p_limit integer default 20000) returns bigint
+create function seal(p_limit integer default 10000) returns bigint
 language plpgsql security definer set search_path = public, pg_temp as $$
 declare
     v_new sealed_batch;

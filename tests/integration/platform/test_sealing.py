@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.platform.stage import Stage
@@ -86,7 +86,8 @@ class Writers:
                 await transaction.rollback()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Not made smaller when it fails: with a real database that would take longer than a test may.
+@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(steps=_STEPS)
 def test_each_committed_transfer_is_in_exactly_one_batch(owner_url: str, steps: list[Step]) -> None:
     """Real transactions that write, stay open, commit or roll back in any order, with batches sealed in between.
