@@ -20,7 +20,7 @@ _WHOLE_WHILE_SHUT_EVERY_S: Final = 2.0
 _SHARE_MAX: Final = 0.02
 _SHARE_OF_NEW_MAX: Final = 0.1
 _SHARE_WHILE_SHUT_MAX: Final = 0.2
-"""Of the time that checks may take, however large the ledger grows: whole ones, of what is new, and while it is wrong."""
+"""Shares of the time that checks may take, however large the ledger grows."""
 _SCOPES: Final = {True: "whole", False: "new"}
 _UNFINISHED: Final = "unfinished"
 
