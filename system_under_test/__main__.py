@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "signer": ("system_under_test.services.signer", "a custody signer: signs payout manifests with its own key"),
     "signers": ("system_under_test.storage.signers", "list, revoke or rotate custody's signers, then end"),
     "seed": ("system_under_test.storage.seed", "open customer accounts in bulk, then end"),
-    "dump": ("system_under_test.storage.dump", "write the ledger as NDJSON, then end"),
+    "dump": ("system_under_test.storage.dump", "write rows of the ledger and all else as NDJSON, then end"),
 }
 
 

@@ -159,8 +159,9 @@ CORRUPTIONS: Final = {
             from redemption r join account a on a.id = r.account where r.seq = 30
             """,
             """
-            update outcome set status = 'settled', reason = null,
-                transfer = (select max(seq) from transfer where redemption = 30) where seq = 30
+            update outcome o set status = 'settled', reason = null, balance_after = a.balance - r.amount,
+                transfer = (select max(seq) from transfer where redemption = 30)
+            from redemption r join account a on a.id = r.account where o.seq = 30 and r.seq = 30
             """,
         ),
         named=(("outcome", "30"),),
