@@ -8,6 +8,7 @@ import pytest
 from tests.integration.platform.books import Books, open_books
 from tests.integration.platform.customers import Customer, honest_session, log_in
 from tests.integration.platform.operations import Company, open_company
+from tests.integration.platform.queues import QueueDatabase, start_queue_database
 from tests.integration.platform.stage import Platform, Stage, start_platform
 
 
@@ -32,6 +33,12 @@ def shared_books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
         yield open_books(stage)
     finally:
         stage.close()
+
+
+@pytest.fixture(scope="session")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueueDatabase]:
+    """A database without settlers, shared: tests settle themselves, and leave nothing waiting."""
+    yield from start_queue_database(Stage(folder=tmp_path_factory.mktemp("queue")))
 
 
 @pytest.fixture
