@@ -110,7 +110,7 @@ async def test_a_settler_that_is_killed_again_and_again_settles_everything_once(
 
 
 async def test_a_settler_that_was_frozen_past_its_lease_does_nothing_more(stage: Stage, queue: QueueDatabase) -> None:
-    """The lease is given to somebody else behind the active one's back, with work to do: it is refused."""
+    """SIGSTOP of the active one with work left: the other settles it, under a new token; the thawed one stands by."""
     async with queue.connected() as owner:
         frozen = await active(stage, owner)
         token = await owner.fetchval("select token from lease where name = 'settlement'")
@@ -132,7 +132,7 @@ async def test_a_settler_that_was_frozen_past_its_lease_does_nothing_more(stage:
 
 
 async def test_a_settler_that_believes_in_a_lease_it_lost_is_fenced(stage: Stage, queue: QueueDatabase) -> None:
-    """The lease is given to somebody else behind the active one's back, with work to do: nothing moves."""
+    """The lease is given to somebody else behind the active one's back, with work to do: it is refused."""
     async with queue.connected() as owner:
         believer = await active(stage, owner)
         fenced = 'savings_settlement_errors_total{reason="fenced"}'
