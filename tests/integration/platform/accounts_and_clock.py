@@ -106,6 +106,16 @@ async def opened(postgres: Process) -> AsyncIterator[Books]:
         await owner.close()
 
 
+@asynccontextmanager
+async def patient(books: Books) -> AsyncIterator[None]:
+    """While it lasts, a step waits for a lock as long as a test needs."""
+    await books.owner.execute("alter function accrue_step set lock_timeout = '20s'")
+    try:
+        yield
+    finally:
+        await books.owner.execute("alter function accrue_step set lock_timeout = '250ms'")
+
+
 async def move(connection: Any, kind: str, debit: str, credit: str, amount: int, at: datetime | None = None) -> None:
     """A transfer as those who write them do it: the customer's account is locked before the time is taken."""
     async with connection.transaction():

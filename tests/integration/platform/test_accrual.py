@@ -6,12 +6,12 @@ import random
 import signal
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 import pytest
 
-from tests.integration.platform.accounts_and_clock import Books, opened
+from tests.integration.platform.accounts_and_clock import Books, opened, patient
 from tests.integration.platform.customers import until
 from tests.integration.platform.interest_oracle import HOUR, REMAINDERS
 from tests.integration.platform.stage import Process, Stage
@@ -194,7 +194,7 @@ async def test_a_deposit_under_way_when_its_hour_is_accrued_is_counted(books: Bo
     token = await books.take_lease("a")
     account = await books.open_account(10**12)
     hour = await books.next_hour()
-    async with opened(books.postgres) as other, _patient(books):
+    async with opened(books.postgres) as other, patient(books):
         transaction = other.owner.transaction()
         await transaction.start()
         await other.deposit(account, 7)
@@ -255,7 +255,7 @@ async def test_a_lease_that_is_lost_while_a_chunk_waits_for_a_lock_is_lost(books
     account = await books.open_account(10**12)
     await books.pass_hours(1)
     await books.step(token)
-    async with opened(books.postgres) as other, _patient(books):
+    async with opened(books.postgres) as other, patient(books):
         transaction = other.owner.transaction()
         await transaction.start()
         await other.owner.execute("select from account where id = $1 for no key update", account)
@@ -308,7 +308,7 @@ async def test_a_chunk_whose_connection_dies_leaves_nothing(books: Books) -> Non
     await books.pass_hours(1)
     await books.step(token)
     before = await books.owner.fetch(_WHOLE)
-    async with opened(books.postgres) as other, _patient(books), other.owner.transaction():
+    async with opened(books.postgres) as other, patient(books), other.owner.transaction():
         await other.owner.execute("select from account where id = $1 for no key update", account)
         chunk = asyncio.create_task(other.step(token))
         async with asyncio.timeout(5):
@@ -379,16 +379,3 @@ select (select md5(string_agg(a::text, '|' order by id)) from account a),
 async def _read_clock_as(books: Books, business: datetime) -> None:
     """Makes the business clock read less than it did, which no function of the platform would."""
     await books.owner.execute("insert into business_clock values (clock_timestamp(), $1, 1)", business)
-
-
-class _patient:  # noqa: N801 - reads as a state
-    """While it lasts, a step waits for a lock as long as a test needs."""
-
-    def __init__(self, books: Books) -> None:
-        self._owner: Any = books.owner
-
-    async def __aenter__(self) -> None:
-        await self._owner.execute("alter function accrue_step set lock_timeout = '20s'")
-
-    async def __aexit__(self, *_exception: object) -> None:
-        await self._owner.execute("alter function accrue_step set lock_timeout = '250ms'")
