@@ -143,8 +143,13 @@ class Sequence(RuleBasedStateMachine):
 def test_any_sequence_of_events_leaves_interest_exact(stage_with_database: Stage, sequences: int) -> None:
     """Sequences of up to thirty events; what one leaves, the next goes on with."""
     with _books(stage_with_database) as (runner, books):
+
+        class OnTheseBooks(Sequence):
+            def __init__(self) -> None:
+                super().__init__(runner, books)
+
         run_state_machine_as_test(
-            lambda: Sequence(runner, books),
+            OnTheseBooks,
             settings=settings(
                 max_examples=sequences,
                 stateful_step_count=30,
