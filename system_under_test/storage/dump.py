@@ -39,7 +39,7 @@ DUMPS: Final[Mapping[str, Dump]] = {
             # In the order of these numbers an account's own transfers were committed.
             """
             select 'transfer' as row, seq::text as transfer, kind, debit_account as debit, credit_account as credit,
-                   amount, key, seq as t
+                   amount, key, seq as t, extract(epoch from business_at)::float8 as business_at
             from transfer order by seq
             """,
         ),

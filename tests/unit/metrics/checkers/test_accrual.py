@@ -18,22 +18,25 @@ HOURS = 60
 
 
 def platform() -> tuple[Rows, Rows]:
-    """Dump and ledger of a right platform: compounding, with one deposit; the last hour is under way."""
+    """Dump and ledger of a right platform: compounding, with one deposit.
+
+    The last hour is under way, and the ledger a little newer.
+    """
     dump: Rows = [{"row": "rate", "hour": 0, "rate_ppb": RATE_PPB}]
     ledger: Rows = [{"row": "account", "account": name, "kind": "customer", "balance": None} for name in OPENING]
     balances = dict(OPENING)
     owed = dict.fromkeys(OPENING, Fraction(0))
 
-    def post(kind: str, account: str, amount: int) -> None:
+    def post(kind: str, account: str, amount: int, hour: int) -> None:
         ledger.append(
             {"row": "transfer", "transfer": str(len(ledger)), "kind": kind, "debit": "own", "credit": account,
-             "amount": amount, "key": None}
+             "amount": amount, "key": None, "business_at": (hour + 1) * 3600.0}
         )  # fmt: skip
 
     for number in range(HOURS):
         if number == 30:
             balances["b"] += 500
-            post("deposit", "b", 500)
+            post("deposit", "b", 500, number)
         accounts = list(OPENING) if number < HOURS - 1 else ["a"]
         for account in accounts:
             exact = owed[account] + Fraction(balances[account] * RATE_PPB, 8760 * 10**9)
@@ -45,12 +48,14 @@ def platform() -> tuple[Rows, Rows]:
             )  # fmt: skip
             balances[account] += interest
             if interest:
-                post("interest", account, interest)
+                post("interest", account, interest, number)
         finished = number < HOURS - 1
         dump.append(
             {"row": "hour", "hour": number * 3600, "rate_ppb": RATE_PPB, "accounts": len(accounts) if finished else 0,
              "credited": 0, "started_at": 1.0, "finished_at": 2.0 if finished else None}
         )  # fmt: skip
+    post("interest", "b", 1, HOURS - 1)
+    post("interest", "a", 5, HOURS)
     return dump, ledger
 
 
@@ -109,6 +114,10 @@ WRONG: dict[str, tuple[Callable[[Rows, Rows], object], str]] = {
     "a wrong count": (lambda dump, _: of(dump, row="hour", hour=7200).update(accounts=4), "hour counts other"),
     "a credit lost": (
         lambda _, ledger: without(ledger, kind="interest", credit="a"),
+        "credited otherwise than computed",
+    ),
+    "a credit of another hour": (
+        lambda _, ledger: of(ledger, kind="interest", credit="c").update(business_at=7200.0),
         "credited otherwise than computed",
     ),
     "a credit doubled": (
