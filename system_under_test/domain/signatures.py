@@ -78,7 +78,7 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     with _key("EVP_PKEY_new_raw_public_key", public_key) as key, _context() as context:
         _done(_openssl().EVP_DigestVerifyInit(context, None, None, None, key))
         answer: int = _openssl().EVP_DigestVerify(context, signature, len(signature), message, len(message))
-        # What a refusal leaves in this thread's list of errors would look like an error of Python's own `ssl`.
+        # What a refusal may leave in this thread's list of errors would look like an error of Python's own `ssl`.
         _openssl().ERR_clear_error()
         return answer == 1
 

@@ -67,7 +67,7 @@ class Payouts:
             await asyncio.sleep(rest_s)
 
     async def step(self) -> int:
-        """Does what can be done now, if the lease is ours; gives the number of batches paid.
+        """Does what can be done now, if the lease is ours; gives how many manifests were made and batches paid.
 
         Raises:
             asyncpg.PostgresError: the database refused something for a reason of its own.
@@ -95,7 +95,7 @@ class Payouts:
                     self._refuse(each, decision.reason, decision.detail)
         self._refused &= {(each.manifest.nonce, reason) for each in signed for reason in Reason}
         await self._tell_figures()
-        return paid
+        return made + paid
 
     async def _pay(self, token: int, signed: Signed, decision: Accepted) -> int:
         manifest = signed.manifest

@@ -15,6 +15,8 @@ from system_under_test.storage.problem import Problem
 async def audit(connection: Any, *, after: int = 0) -> list[Problem]:
     """What is wrong with the payouts of the batches numbered beyond `after`; an empty list when nothing is.
 
+    Looking at a part only makes sense beyond a batch up to which all had been paid when it was last looked at.
+
     `connection` needs the rights of the auditor or of maintenance. Signatures count by the policy that the manifest
     was made under, so a key revoked later does not spoil what it approved before.
     """
@@ -26,6 +28,11 @@ async def audit(connection: Any, *, after: int = 0) -> list[Problem]:
     problems: list[Problem] = []
     for row in await connection.fetch("select * from audit_payouts($1)", after):
         problems += _problems(row, policies)
+    for row in await connection.fetch("select * from audit_progress()"):
+        if row["unlisted"] is not None:
+            expected = f"nothing passed over up to redemption {row['considered']}"
+            found = f"redemption {row['unlisted']}, settled and in no batch"
+            problems.append(Problem(table="payout_progress", key=row["wallet"], expected=expected, found=found))
     return problems
 
 

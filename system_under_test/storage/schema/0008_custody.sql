@@ -507,17 +507,18 @@ $$;
 create function payout_figures()
 returns table (waiting bigint, signed bigint, paid bigint, oldest_age_seconds double precision)
 language sql stable security definer set search_path = public, pg_temp as $$
-    select count(*) filter (where b.transfer is null and s.enough is not true),
-           count(*) filter (where b.transfer is null and s.enough),
-           count(*) filter (where b.transfer is not null),
-           coalesce(greatest(extract(epoch from clock_timestamp()
-               - min(b.proposed_at) filter (where b.transfer is null)), 0), 0)::double precision
-    from payout_batch b
-    left join lateral (
-        select count(*) >= (current_policy()).required as enough
-        from manifest m join signature g on g.manifest = m.nonce
-        where m.batch = b.number and m.status = 'pending' and b.transfer is null
-    ) as s on true
+    with unpaid as (
+        select b.proposed_at, count(s.signer) >= (current_policy()).required as enough
+        from payout_batch b
+        left join manifest m on m.batch = b.number and m.status = 'pending'
+        left join signature s on s.manifest = m.nonce
+        where b.transfer is null
+        group by b.number
+    )
+    select count(*) filter (where not u.enough), count(*) filter (where u.enough),
+           (select count(b.transfer) from payout_batch b),
+           coalesce(greatest(extract(epoch from clock_timestamp() - min(u.proposed_at)), 0), 0)::double precision
+    from unpaid u
 $$;
 
 -- For the audit: every payout and every batch after number `p_after`, each beside what its rows say now. `unlisted` is
@@ -550,6 +551,18 @@ language sql stable security definer set search_path = public, pg_temp as $$
     order by 1
 $$;
 
+-- For the audit: a settled redemption after a wallet's newest batch that was passed over, null when there is none.
+create function audit_progress()
+returns table (wallet text, considered bigint, unlisted bigint) language sql stable security definer
+set search_path = public, pg_temp as $$
+    select p.wallet, p.considered, l.seq
+    from payout_progress p
+    cross join lateral (
+        select coalesce(max(b.last_seq), 0) as last_seq from payout_batch b where b.wallet = p.wallet
+    ) as newest
+    left join lateral payout_list(p.wallet, newest.last_seq + 1, p.considered, 1) as l on true
+$$;
+
 create function audit_policies()
 returns table (version bigint, required integer) language sql stable security definer
 set search_path = public, pg_temp as $$
@@ -568,7 +581,7 @@ grant execute on function
     propose_payouts(bigint), signed_manifests(), custody_keys(), pay_out(bigint, bigint, bytea, text[]),
     payout_figures()
     to savings_settlement;
-grant execute on function custody_keys(), audit_payouts(bigint), audit_policies(), payout_figures()
+grant execute on function custody_keys(), audit_payouts(bigint), audit_progress(), audit_policies(), payout_figures()
     to savings_auditor, savings_maintenance;
 grant select on signer, custody_policy, signer_key, payout_progress, payout_batch, manifest, signature
     to savings_auditor;

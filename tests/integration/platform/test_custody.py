@@ -12,6 +12,8 @@ import asyncpg
 import pytest
 
 from system_under_test.domain import signatures
+from system_under_test.settings import ConfigurationError, PlatformError
+from system_under_test.storage import signers
 from system_under_test.storage.custody_audit import audit
 from tests.integration.platform.custody_room import (
     OWNER,
@@ -238,26 +240,31 @@ async def test_a_signer_does_not_sign_what_its_list_does_not_bear_out(settlement
 
 
 async def test_a_used_manifest_pays_nothing_again(settlement: Settlement) -> None:
-    """Opens a paid batch and its manifest again, as the owner with the guards off: refused as reused; one transfer."""
+    """Pays a paid batch again; then opens it and its manifest again, as the owner with the guards off: one transfer."""
     number = await _batch(settlement, [9])
     row = await settlement.paid(number)
     before = settlement.count("reused")
-    close = "update payout_batch set transfer = $1, manifest = $2, paid_at = $3 where number = $4"
-    await _tamper(
-        settlement.room,
-        "payout_batch",
-        f"update payout_batch set transfer = null, manifest = null, paid_at = null where number = {number}",  # noqa: S608
-    )
-    await _tamper(
-        settlement.room,
-        "manifest",
-        f"update manifest set status = 'pending', closed_at = null where batch = {number} and status = 'paid'",  # noqa: S608
-    )
-    await settlement.refused("reused", before=before)
-    transfers = await settlement.state("select 1 from transfer where payout = $1", number)
-    assert len(transfers) == 1
+    pay = "select pay_out($1, $2, $3, array['signer-1', 'signer-2', 'signer-3'])"
+    facts = (settlement.lease.token, number, row["manifest"])
     async with settlement.room.connected(OWNER) as owner:
-        await owner.execute(close, row["transfer"], row["manifest"], row["paid_at"], number)
+        assert await owner.fetchval(pay, *facts) == "reused"
+        await _tamper(
+            settlement.room,
+            "payout_batch",
+            f"update payout_batch set transfer = null, manifest = null, paid_at = null where number = {number}",  # noqa: S608
+        )
+        await _tamper(
+            settlement.room,
+            "manifest",
+            f"update manifest set status = 'pending', closed_at = null where batch = {number} and status = 'paid'",  # noqa: S608
+        )
+        assert await owner.fetchval(pay, *facts) == "reused"
+        await settlement.refused("reused", before=before)
+        assert await owner.fetchval("select count(*) from transfer where payout = $1", number) == 1
+        await owner.execute(
+            "update payout_batch set transfer = $1, manifest = $2, paid_at = $3 where number = $4",
+            *(row["transfer"], row["manifest"], row["paid_at"], number),
+        )
         await owner.execute(
             "update manifest set status = 'paid', closed_at = now() where batch = $1 and status = 'pending'", number
         )
@@ -337,6 +344,7 @@ async def test_a_key_revoked_after_it_signed_does_not_count_and_cannot_come_back
     await settlement.signed(number, by=2)
     async with room.connected(OWNER) as owner:
         await owner.fetchval("select revoke_signer('signer-3')")
+        assert await settlement.payouts.step() == 1  # the manifest under the new policy
         for _ in range(3):
             assert await settlement.payouts.step() == 0
         await settlement.signed(number, by=1)
@@ -488,6 +496,18 @@ PLANTED: Final = {
         "update payout_batch set last_seq = last_seq + 1 where number = {batch}",
         "payout_batch {batch}",
     ),
+    "a redemption passed over": (
+        "payout_progress",
+        """
+        insert into redemption select seq + 1, account, key || 'x', amount, recorded_at, business_at, place
+            from redemption where seq = {last};
+        insert into transfer (kind, debit_account, credit_account, amount, redemption)
+            select 'redemption', account, 'payable-a', amount, seq from redemption where seq = {last} + 1;
+        insert into outcome select {last} + 1, 'settled', null, max(seq), 0, now() from transfer;
+        update payout_progress set considered = {last} + 1;
+        """,
+        "payout_progress a",
+    ),
     "signatures deleted": ("signature", "delete from signature where batch = {batch}", "signature {nonce}"),
     "a redemption's outcome": (
         "outcome",
@@ -523,26 +543,28 @@ async def _tamper(room: Room, table: str, *statements: str) -> None:
         await owner.execute(f"alter table {table} enable trigger user")
 
 
-async def test_the_operator_lists_revokes_and_rotates_by_command(room: Room) -> None:
+async def test_the_operator_lists_revokes_and_rotates_by_command(
+    room: Room, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command `signers`: the list, an unknown name, a missing name, and a key's end that the list shows."""
-    url = room.address(OWNER)
+    environment = {"DATABASE_ADMIN_URL": room.address(OWNER)}
 
-    async def signers(*arguments: str) -> Any:
-        return await asyncio.to_thread(room.stage.run, "signers", *arguments, DATABASE_ADMIN_URL=url)
+    async def said(*arguments: str) -> list[dict[str, Any]]:
+        capsys.readouterr()
+        assert await asyncio.to_thread(signers.main, arguments, environment) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    listed = [json.loads(line) for line in (await signers("list")).stdout.splitlines()]
+    listed = await said("list")
     assert [row["signer"] for row in listed] == ["signer-1", "signer-2", "signer-3"]
     assert [row["public_key"] for row in listed] == [public_key_of(signer).hex() for signer in room.signers]
-    unknown = await signers("revoke", "signer-9")
-    assert (unknown.returncode, unknown.stderr) == (
-        1,
-        "signers: there is no signer signer-9; `signers list` names them\n",
-    )
-    assert (await signers("rotate")).returncode == 64
+    with pytest.raises(PlatformError, match="there is no signer signer-9; `signers list` names them"):
+        await said("revoke", "signer-9")
+    with pytest.raises(ConfigurationError, match="rotate: expected the name of a signer"):
+        await said("rotate")
     third = room.signers[2]
     for what, standing in (("revoke", "revoked"), ("rotate", "vacant")):
-        assert json.loads((await signers(what, "signer-3")).stdout)["policy_version"] > listed[2]["since_policy"]
-        assert json.loads((await signers("list")).stdout.splitlines()[2])["standing"] == standing
+        assert (await said(what, "signer-3"))[0]["policy_version"] > listed[2]["since_policy"]
+        assert (await said("list"))[2]["standing"] == standing
     _end(third)
     (third.folder / "signer.key").replace(third.folder / "signer.key.former")
     third.start()

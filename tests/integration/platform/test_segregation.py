@@ -77,6 +77,7 @@ CALLS: Final[dict[str, tuple[str, set[str]]]] = {
     "synchronises sessions": ("synchronise_sessions", {"maintenance"}),
     "seals the ledger": ("seal", {"maintenance"}),
     "records a verification": ("record_reconciliation", {"maintenance"}),
+    "accrues interest": ("accrue_step", {"accrual"}),
     "settles": ("settle_chunk", {"settlement"}),
     "parks a redemption": ("park_redemption", {"settlement"}),
     "proposes payouts": ("propose_payouts", {"settlement"}),

@@ -1,6 +1,5 @@
 """Ed25519 as RFC 8032 has it: its vectors come out, and nothing but the exact message of the exact key is accepted."""
 
-import asyncio
 import ctypes
 import resource
 import ssl
@@ -104,15 +103,15 @@ def test_a_private_key_of_another_size_is_named(size: int) -> None:
         signatures.sign(b"x" * size, b"m")
 
 
-async def test_a_refusal_leaves_no_error_behind_for_ssl() -> None:
-    """Refuses a signature, then asks for OpenSSL's list of errors of this thread: empty."""
-    await asyncio.to_thread(_refuse_and_look)
-
-
-def _refuse_and_look() -> None:
-    assert not signatures.verify(PUBLIC, b"m", b"\xff" * 64)
+def test_a_failure_leaves_no_error_behind_for_ssl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuses a signature, then asks for an algorithm that there is not: its list of errors is empty each time."""
     last = signatures._openssl().ERR_peek_error
     last.restype = ctypes.c_ulong
+    assert not signatures.verify(PUBLIC, b"m", b"\xff" * 64)
+    assert last() == 0
+    monkeypatch.setattr(signatures, "_ED25519", 999_999)
+    with pytest.raises(PlatformError, match="refuses Ed25519"):
+        signatures.sign(PRIVATE, b"m")
     assert last() == 0
     assert ssl.create_default_context() is not None
 
