@@ -27,6 +27,8 @@ from system_under_test.domain.custody import (
     objection,
 )
 
+# A signature takes as long as the machine is busy.
+_UNTIMED: Final = settings(deadline=None)
 NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PRIVATE: Final = {name: hashlib.sha256(name.encode()).digest() for name in ("one", "two", "three", "one again")}
 PUBLIC: Final = {name: signatures.public_key(key) for name, key in PRIVATE.items()}
@@ -176,6 +178,7 @@ manifests = st.builds(
 )
 
 
+@_UNTIMED
 @given(manifest=manifests)
 def test_canonical_bytes_can_be_read_back(manifest: Manifest) -> None:
     """Reads the bytes back with a reader of the test's own: the same manifest, so no two share their bytes."""
@@ -201,6 +204,7 @@ def test_canonical_bytes_can_be_read_back(manifest: Manifest) -> None:
     assert read == manifest
 
 
+@_UNTIMED
 @given(one=manifests, other=manifests, field=st.sampled_from([field.name for field in dataclasses.fields(Manifest)]))
 def test_one_field_changed_changes_the_bytes(one: Manifest, other: Manifest, field: str) -> None:
     """Gives a manifest one field of another: other bytes unless the fields are the same."""
@@ -236,12 +240,14 @@ entries = st.lists(
 )
 
 
+@_UNTIMED
 @given(one=entries, other=entries)
 def test_two_lists_share_a_digest_only_when_they_are_the_same(one: list[Entry], other: list[Entry]) -> None:
     """Lists of a tiny alphabet, so that a boundary between fields that can move would show: equal only when equal."""
     assert (digest_of(one) == digest_of(other)) == (one == other)
 
 
+@_UNTIMED
 @given(other=manifests, field=st.sampled_from([field.name for field in dataclasses.fields(Manifest)]))
 def test_a_manifest_altered_after_it_was_signed_is_never_paid(other: Manifest, field: str) -> None:
     """Gives the signed manifest one field of an arbitrary one: refused."""

@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system_under_test.domain import signatures
@@ -54,6 +54,8 @@ VECTORS = {
         ),
     ),
 }
+# A signature takes as long as the machine is busy.
+_UNTIMED = settings(deadline=None)
 PRIVATE = bytes(range(32))
 PUBLIC = signatures.public_key(PRIVATE)
 
@@ -67,6 +69,7 @@ def test_the_vectors_of_the_standard_come_out(name: str) -> None:
     assert signatures.verify(public, message, signature)
 
 
+@_UNTIMED
 @given(message=st.binary(max_size=200), bit=st.integers(min_value=0), what=st.sampled_from(["key", "message", "both"]))
 def test_one_bit_elsewhere_is_refused(message: bytes, bit: int, what: str) -> None:
     """Flips one bit of the message, of the signature or of the public key: refused; untouched: accepted."""
@@ -83,6 +86,7 @@ def _flipped(data: bytes, bit: int) -> bytes:
     return bytes(byte ^ (1 << bit % 8 if place == bit // 8 else 0) for place, byte in enumerate(data))
 
 
+@_UNTIMED
 @given(key=st.binary(max_size=80), message=st.binary(max_size=20), signature=st.binary(max_size=130))
 def test_what_is_malformed_is_no_signature(key: bytes, message: bytes, signature: bytes) -> None:
     """Keys and signatures of any length and content: refused, never an error."""
