@@ -201,7 +201,7 @@ create function check_balances(p_from xid8, p_from_seq bigint)
 returns table (place text, key text, expected text, found text)
 language sql stable security definer
 set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
-set work_mem = '32MB' as $$
+set work_mem = '16MB' as $$
     with touched as materialized (
         select distinct m.account from customer_movement m
         where p_from > '0' and (m.transaction_id, m.seq) >= (p_from, p_from_seq)
@@ -262,7 +262,7 @@ create function check_queue(p_after bigint, p_from xid8, p_from_seq bigint)
 returns table (place text, key text, expected text, found text)
 language sql stable security definer
 set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
-set work_mem = '32MB' as $$
+set work_mem = '16MB' as $$
     with accepted as materialized (select * from redemption r where r.seq > p_after),
     decided as materialized (select * from outcome o where o.seq > p_after),
     paid as materialized (
@@ -270,20 +270,25 @@ set work_mem = '32MB' as $$
         where t.kind = 'redemption' and t.redemption > p_after
             and (t.transaction_id, t.seq) >= (p_from, p_from_seq)
     ),
-    counted as (
-        select i.accepted, s.decided, s.settled, s.refused, s.parked,
-               (select count(*) from accepted) as there,
-               (select count(*) from decided) as outcomes,
-               (select count(*) from decided where status = 'settled') as are_settled,
-               (select count(*) from decided where status = 'refused') as are_refused,
-               (select count(*) from decided where status = 'parked') as are_parked
+    counted as materialized (
+        select i.accepted, s.decided, s.settled, s.refused, s.parked, a.there, a.last, d.*
         from intake i cross join settlement s
+        cross join (select count(*) as there, coalesce(max(seq), p_after) as last from accepted) as a
+        cross join (
+            select count(*) as outcomes, coalesce(max(seq), p_after) as last_outcome,
+                   count(*) filter (where status = 'settled') as are_settled,
+                   count(*) filter (where status = 'refused') as are_refused,
+                   count(*) filter (where status = 'parked') as are_parked
+            from decided
+        ) as d
     )
-    select 'intake', 'accepted', format('%s redemptions after %s', c.there, p_after), (c.accepted - p_after)::text
-    from counted c where c.accepted - p_after <> c.there
+    select 'intake', 'accepted', format('%s redemptions after %s, up to %s', c.there, p_after, c.last),
+           format('%s, up to %s', c.accepted - p_after, c.accepted)
+    from counted c where c.accepted - p_after <> c.there or c.accepted <> c.last
     union all
-    select 'settlement', 'decided', format('%s outcomes after %s', c.outcomes, p_after), (c.decided - p_after)::text
-    from counted c where c.decided - p_after <> c.outcomes
+    select 'settlement', 'decided', format('%s outcomes after %s, up to %s', c.outcomes, p_after, c.last_outcome),
+           format('%s, up to %s', c.decided - p_after, c.decided)
+    from counted c where c.decided - p_after <> c.outcomes or c.decided <> c.last_outcome
     union all
     select 'settlement', 'settled, refused, parked',
            format('%s, %s, %s', c.are_settled, c.are_refused, c.are_parked),
@@ -292,11 +297,18 @@ set work_mem = '32MB' as $$
     where p_after = 0 and (c.settled, c.refused, c.parked) <> (c.are_settled, c.are_refused, c.are_parked)
     union all
     select 'redemption', (g.seq - 1)::text, 'a redemption before ' || g.seq, 'none'
-    from (select a.seq, lag(a.seq, 1, p_after) over (order by a.seq) as before from accepted a) as g
+    from (
+        -- Looked for only where the count is not the highest number.
+        select a.seq, lag(a.seq, 1, p_after) over (order by a.seq) as before from accepted a
+        where (select c.there <> c.last - p_after from counted c)
+    ) as g
     where g.seq <> g.before + 1
     union all
     select 'outcome', (g.seq - 1)::text, 'an outcome before ' || g.seq, 'none'
-    from (select d.seq, lag(d.seq, 1, p_after) over (order by d.seq) as before from decided d) as g
+    from (
+        select d.seq, lag(d.seq, 1, p_after) over (order by d.seq) as before from decided d
+        where (select c.outcomes <> c.last_outcome - p_after from counted c)
+    ) as g
     where g.seq <> g.before + 1
     union all
     select 'outcome', d.seq::text, 'a redemption of this number', 'none'
@@ -318,7 +330,10 @@ set work_mem = '32MB' as $$
     where (p.redemption = d.seq and p.debit_account = a.account and p.amount = a.amount) is not true
     union all
     select 'transfer', g.seq::text, 'redemptions in their order, one after ' || g.before, 'redemption ' || g.redemption
-    from (select p.seq, p.redemption, lag(p.redemption) over (order by p.seq) as before from paid p) as g
+    from (
+        select t.seq, t.redemption, lag(t.redemption) over (order by t.seq) as before from transfer t
+        where t.kind = 'redemption' and t.redemption > p_after and (t.transaction_id, t.seq) >= (p_from, p_from_seq)
+    ) as g
     where g.redemption <= g.before
 $$;
 
@@ -333,7 +348,7 @@ create function check_decisions(p_after bigint, p_from xid8, p_from_seq bigint)
 returns table (place text, key text, expected text, found text)
 language sql stable security definer
 set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
-set work_mem = '32MB' as $$
+set work_mem = '16MB' as $$
     with touched as materialized (
         select m.account from customer_movement m
         where p_after > 0 and (m.transaction_id, m.seq) >= (p_from, p_from_seq)
@@ -402,7 +417,7 @@ create function check_snapshots(p_from timestamptz, p_to timestamptz)
 returns table (place text, key text, expected text, found text)
 language sql stable security definer
 set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
-set work_mem = '32MB' as $$
+set work_mem = '16MB' as $$
     with gathered as (
         select h.hour, a.id as account, 1 as open, 0 as snapshots, 0::bigint as balance, 0::bigint as interest,
                0::bigint as remainder, 0::bigint as due_balance, 0::bigint as carried, 0::bigint as paid
@@ -457,7 +472,7 @@ create function check_hours()
 returns table (place text, key text, expected text, found text)
 language sql stable security definer
 set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
-set work_mem = '32MB' as $$
+set work_mem = '16MB' as $$
     with total as materialized (
         select s.hour, count(*) as accounts, sum(s.interest) as interest, sum(s.remainder) as remainder,
                sum(greatest(s.balance, 0)) as balance

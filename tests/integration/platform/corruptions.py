@@ -16,6 +16,8 @@ class Corruption:
 
     statements: tuple[str, ...]
     named: tuple[tuple[str, str], ...]
+    # What one of the problems has to say, where the row would be named for something else too.
+    said: str = ""
 
 
 CORRUPTIONS: Final = {
@@ -85,6 +87,7 @@ CORRUPTIONS: Final = {
     "a record with a bad signature": Corruption(
         statements=("update reconciliation set signature = sha256('x') || sha256('y')",),
         named=(("reconciliation", "1"),),
+        said="a signature by the key",
     ),
     "a record that says something else": Corruption(
         statements=("update reconciliation set head = head + 1",), named=(("reconciliation", "1"),)
@@ -104,6 +107,15 @@ CORRUPTIONS: Final = {
             "create temporary table gone on commit drop as select {hour} as hour",
             "delete from accrual_snapshot where hour = (select hour from gone)",
             "delete from accrual_hour where hour = (select hour from gone)",
+        ),
+        named=(("accrual_hour", "{1}"),),
+    ),
+    "an hour of interest missing with all that it paid": Corruption(
+        statements=(
+            "create temporary table gone on commit drop as select {hour} as hour",
+            "delete from accrual_snapshot where hour = (select hour from gone)",
+            "delete from accrual_hour where hour = (select hour from gone)",
+            "delete from transfer using gone where kind = 'interest' and business_at = gone.hour + interval '1 hour'",
         ),
         named=(("accrual_hour", "{1}"),),
     ),
@@ -184,6 +196,7 @@ CORRUPTIONS: Final = {
             "update outcome o set transfer = s.seq from swapped s where s.redemption = o.seq",
         ),
         named=(("transfer", "{later}"),),
+        said="redemptions in their order",
     ),
     "a forged manifest": Corruption(
         statements=(

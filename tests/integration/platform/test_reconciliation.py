@@ -32,6 +32,7 @@ async def test_a_corruption_shuts_the_gate_and_is_named(books: Books, what: str)
     assert not found.passed
     rows = {(problem.table, problem.key) for problem in found.problems}
     assert rows >= {(table, key.format(*hours, **facts)) for table, key in corruption.named}, found.problems
+    assert any(corruption.said in str(problem) for problem in found.problems), found.problems
     gate, reason = await books.gate()
     assert gate == "shut"
     assert str(found.problems[0]) in reason
@@ -101,6 +102,21 @@ async def test_a_result_that_another_was_recorded_before_is_not_recorded(books: 
     assert numbers == list(range(1, len(recorded) + 2))
     assert {type(result).__name__ for result in results if isinstance(result, BaseException)} <= {"NotDoneError"}
     assert (await books.verify(full=True)).passed
+
+
+async def test_a_record_that_leaves_one_out_is_refused(books: Books) -> None:
+    """Calls the database as the maintenance process does, with a number two beyond the newest: nothing is recorded."""
+    async with books.verifier() as service:
+        newest = await service.database.row("select * from newest_reconciliation(false)")
+        arguments = [*dict(newest).values(), ""]
+        arguments[0] += 2
+        with pytest.raises(asyncpg.UniqueViolationError, match="does not follow the newest one"):
+            await service.database.row(
+                f"select record_reconciliation({', '.join(f'${number + 1}' for number in range(len(arguments)))})",
+                *arguments,
+            )
+    async with books.owner() as owner:
+        assert await owner.fetchval("select count(*) from reconciliation") == 1
 
 
 async def test_without_its_key_nobody_can_record(books: Books) -> None:
