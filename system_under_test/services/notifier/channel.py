@@ -65,13 +65,20 @@ class Connection(Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether another notice can be tried on it."""
+        """Whether a notice can be tried on it now."""
+
+    def open(self) -> None:
+        """Connects, within a limit of time.
+
+        Raises:
+            ProviderError: that is not possible now.
+        """
 
     def send(self, claim: Claim) -> Outcome:
         """Tries one notice, within a limit of time; never raises for what the provider or the network does."""
 
     def abort(self) -> None:
-        """Ends a try that another thread is waiting in."""
+        """Ends what another thread is waiting for in one of the others."""
 
     def close(self) -> None:
         """Takes leave of the provider, or just goes where that is not possible."""
@@ -84,9 +91,5 @@ class Channel(Protocol):
     def name(self) -> str:
         """As in `notice.channel`."""
 
-    def connect(self) -> Connection:
-        """A new connection.
-
-        Raises:
-            ProviderError: there is none to be had now.
-        """
+    def connection(self) -> Connection:
+        """A new connection, not open yet."""

@@ -38,39 +38,37 @@ class Email:
     timeout_s: float
     name: str = NAME
 
-    def connect(self) -> "EmailConnection":
-        """A connection that has been greeted.
-
-        Raises:
-            ProviderError: unreachable, or it does not want to talk now.
-        """
-        domain = self.sender.rpartition("@")[2]
-        try:
-            # The own name is given: smtplib would ask the name service for it, which may take long.
-            client = smtplib.SMTP(self.host, self.port, local_hostname=domain, timeout=self.timeout_s)
-        except smtplib.SMTPResponseException as error:
-            raise ProviderError(Reason.REFUSED, f"greeted with {_said(error.smtp_code, error.smtp_error)}") from error
-        except (OSError, smtplib.SMTPException) as error:
-            raise ProviderError(Reason.UNREACHABLE, f"{self.host}:{self.port}: {error}") from error
-        try:
-            client.ehlo_or_helo_if_needed()
-        except smtplib.SMTPResponseException as error:
-            client.close()
-            raise ProviderError(Reason.REFUSED, f"EHLO: {_said(error.smtp_code, error.smtp_error)}") from error
-        except (OSError, smtplib.SMTPException) as error:
-            client.close()
-            raise ProviderError(Reason.UNREACHABLE, f"EHLO: {error}") from error
-        return EmailConnection(client, sender=self.sender, domain=domain)
+    def connection(self) -> "EmailConnection":
+        """A connection that is not open yet."""
+        return EmailConnection(self)
 
 
 class EmailConnection:
     """One connection to the provider, for one mail after the other."""
 
-    def __init__(self, client: smtplib.SMTP, *, sender: str, domain: str) -> None:
-        self._client = client
-        self._socket: socket.socket | None = client.sock
-        self._sender = sender
-        self._domain = domain
+    def __init__(self, channel: Email) -> None:
+        self._channel = channel
+        self._domain = channel.sender.rpartition("@")[2]
+        # The own name is given: smtplib would ask the name service for it, which may take long.
+        self._client = smtplib.SMTP(local_hostname=self._domain, timeout=channel.timeout_s)
+        self._usable = False
+
+    def open(self) -> None:
+        """Connects and says hello.
+
+        Raises:
+            ProviderError: unreachable, or it does not want to talk now.
+        """
+        host, port = self._channel.host, self._channel.port
+        try:
+            code, text = self._client.connect(host, port)
+            if code != 220:
+                raise ProviderError(Reason.REFUSED, f"greeted with {_said(code, text)}")
+            self._client.ehlo_or_helo_if_needed()
+        except smtplib.SMTPResponseException as error:
+            raise ProviderError(Reason.REFUSED, f"EHLO: {_said(error.smtp_code, error.smtp_error)}") from error
+        except (OSError, smtplib.SMTPException) as error:
+            raise ProviderError(Reason.UNREACHABLE, f"{host}:{port}: {error}") from error
         self._usable = True
 
     @property
@@ -82,7 +80,7 @@ class EmailConnection:
         """Sends one mail, under the Message-ID that it has at every try."""
         if _ADDRESS.fullmatch(claim.address) is None:
             return Outcome(result=Result.ADDRESS_REFUSED, reason=Reason.ADDRESS, detail="not an address for SMTP")
-        content = render(claim, sender=self._sender, domain=self._domain, now=datetime.now(UTC))
+        content = render(claim, sender=self._channel.sender, domain=self._domain, now=datetime.now(UTC))
         handed_over = False
         try:
             refused = self._envelope(claim.address)
@@ -105,9 +103,10 @@ class EmailConnection:
     def abort(self) -> None:
         """Shuts the socket down under whoever waits for it."""
         self._usable = False
-        if self._socket is not None:
+        waiting: socket.socket | None = self._client.sock
+        if waiting is not None:
             with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                waiting.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """QUIT where the conversation is in order; the socket is closed in any case."""
@@ -118,7 +117,7 @@ class EmailConnection:
 
     def _envelope(self, address: str) -> Outcome | None:
         """Says from whom and to whom; what came of it where that was refused."""
-        code, text = self._client.mail(self._sender)
+        code, text = self._client.mail(self._channel.sender)
         if code != 250:
             return self._give_up(f"MAIL: {_said(code, text)}")
         code, text = self._client.rcpt(address)

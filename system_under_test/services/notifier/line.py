@@ -47,7 +47,9 @@ class Line:
         """
         if self._connection is None or not self._connection.usable:
             self.close()
-            self._connection, self._worked = self._channel.connect(), False
+            # Known before it is open, so that it can be hung up.
+            self._connection, self._worked = self._channel.connection(), False
+            self._connection.open()
         return self._connection
 
     def send(self, claims: Sequence[Claim], *, until_s: float) -> Sent:

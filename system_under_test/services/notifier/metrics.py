@@ -24,7 +24,7 @@ class NotifierMetrics:
             "savings_notice_failures", "Tries that failed, by reason.", ("reason",), registry=registry
         )
         self.connections = Gauge(
-            "savings_notice_connections", "Connections to providers that are open.", registry=registry
+            "savings_notice_connections", "Connections to providers that are open, or being opened.", registry=registry
         )
         for state in STATES:
             self.notices.labels(state)

@@ -27,7 +27,7 @@ from system_under_test.storage.database import NotDoneError, OutcomeUnknownError
 LOOK_EVERY_S: Final = 0.25
 BATCH: Final = 50
 """Few, because what is claimed is sent even if the plan changes meanwhile."""
-_HANG_UP_AFTER_S: Final = 2.0
+_HANG_UP_AFTER_S: Final = 1.0
 AnswerT = TypeVar("AnswerT")
 
 
@@ -75,17 +75,16 @@ class Sender:
 
     async def _use(self, line: Line) -> ProviderError | None:
         """Sends on one line until nothing is due; gives what the provider had against it."""
+        self._metrics.connections.inc()
         try:
             await self._in_thread(line.connect)
-            self._metrics.connections.inc()
-            try:
-                problem = await self._send_batches(line)
-            finally:
-                self._metrics.connections.dec()
-                await self._in_thread(line.close)
+            problem = await self._send_batches(line)
         except ProviderError as error:
             self._metrics.failures.labels(error.reason.value).inc()
             problem = error
+        finally:
+            await self._in_thread(line.close)
+            self._metrics.connections.dec()
         if problem is not None:
             self._service.log.warning(
                 "provider.failed", channel=self._channel.name, reason=problem.reason.value, problem=str(problem)
@@ -139,12 +138,13 @@ class Sender:
             )
 
     async def _hang_up(self) -> None:
-        """Asks the threads to stop with the process, and shortly afterwards ends what they wait for."""
+        """Asks the threads to stop with the process, and ends what they wait for after that, until they have ended."""
         await self._service.stopping.wait()
         self._stop.set()
-        await asyncio.sleep(_HANG_UP_AFTER_S)
-        for line in self._lines:
-            line.hang_up()
+        while True:
+            await asyncio.sleep(_HANG_UP_AFTER_S)
+            for line in self._lines:
+                line.hang_up()
 
     async def _in_thread(self, work: Callable[[], AnswerT]) -> AnswerT:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -144,7 +144,8 @@ def open_post(stage: Stage) -> Post:
 
 
 def metric(process: Process, name: str) -> float:
-    """The value of one line of /metrics."""
+    """The value of one line of /metrics; waits for a process that has just been started."""
+    await_true(lambda: process.answers("/metrics"), f"{process.name} answers")
     for line in get(process.port, "/metrics")[1].decode().splitlines():
         if line.startswith(f"{name} "):
             return float(line.rpartition(" ")[2])

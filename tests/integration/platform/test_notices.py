@@ -327,6 +327,23 @@ async def test_a_stop_gives_back_what_was_claimed(post: Post, notifier: Process)
     assert post.arrived(window, 1) == one_each()
 
 
+async def test_a_stop_does_not_wait_for_a_provider_that_says_nothing(
+    post: Post, notifier: Process, stage: Stage
+) -> None:
+    """SIGTERM with every connection in the middle of a minute's silence: an orderly end within seconds."""
+    notifier.end()
+    patient = Post(stage=stage, postgres=post.postgres, mailbox=post.mailbox).add_notifier(
+        "patient", timeout_s=60, claim_s=600
+    )
+    post.behave(delay_s=60)
+    window = await post.schedule()
+    await asyncio.to_thread(
+        await_true, lambda: metric(patient, "savings_notice_connections") > 0, "it waits for a greeting"
+    )
+    assert await asyncio.to_thread(patient.end, within_s=10) == 0
+    assert await states(post, window) == {(1, "waiting"): CUSTOMERS}
+
+
 async def test_a_database_killed_in_the_middle_costs_time_alone(post: Post) -> None:
     """SIGKILL of PostgreSQL while mails go out, started again: what was sent is recorded, everybody has one notice."""
     post.behave(delay_s=0.005)

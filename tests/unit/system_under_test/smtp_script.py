@@ -15,11 +15,12 @@ GOOD = ("220 here", "250 here", "250 from", "250 to", "354 go on", "250 taken")
 
 @dataclass(slots=True, kw_only=True)
 class Script:
-    """Where it listens, what it has heard (a list of lines for each connection), and the contents it was given."""
+    """Where it listens, what it has heard (a list of words for each connection), which contents, and its silence."""
 
     port: int
     heard: list[list[str]] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
+    silent: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -57,6 +58,7 @@ def _play(connection: socket.socket, incoming: BinaryIO, replies: Sequence[str],
         if said == CLOSE:
             return
         if said == SILENCE:
+            script.silent.set()
             break
         connection.sendall("".join(f"{line}\r\n" for line in said.split("|")).encode())
         if said.startswith("354"):

@@ -4,6 +4,8 @@ import email.parser
 import email.policy
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from system_under_test.domain.notices import Plan, compose
 from system_under_test.services.notifier.channel import Claim, Outcome, ProviderError, Reason, Result
-from system_under_test.services.notifier.email import Email, render
+from system_under_test.services.notifier.email import Email, EmailConnection, render
 from system_under_test.services.notifier.line import FAILURES_IN_A_ROW, Line
 from tests.unit.system_under_test.smtp_script import CLOSE, GOOD, SILENCE, Script, scripted
 
@@ -28,6 +30,18 @@ HELLO, (MAIL, RCPT, DATA, TAKEN) = GOOD[:2], GOOD[2:]
 def channel(script: Script, *, timeout_s: float = LONG_S) -> Email:
     """The channel to that server."""
     return Email(host="127.0.0.1", port=script.port, sender="notices@savings.example", timeout_s=timeout_s)
+
+
+@contextmanager
+def connected(script: Script, *, timeout_s: float = LONG_S) -> Iterator[EmailConnection]:
+    """An open connection to that server, in the end hung up and closed."""
+    connection = channel(script, timeout_s=timeout_s).connection()
+    try:
+        connection.open()
+        yield connection
+    finally:
+        connection.abort()
+        connection.close()
 
 
 @given(reason=st.text(st.characters(exclude_categories=["Cs"])))
@@ -58,11 +72,8 @@ def test_the_mail_says_to_everybody_what_was_composed(reason: str) -> None:
 )
 def test_an_address_that_could_break_the_mail_is_never_sent_to(address: str) -> None:
     """Addresses that are none, or would end a header or a command: refused before a word is said."""
-    with scripted(HELLO) as script:
-        connection = channel(script).connect()
+    with scripted(HELLO) as script, connected(script) as connection:
         outcome = connection.send(replace(CLAIM, address=address))
-        connection.abort()
-        connection.close()
     assert (outcome.result, outcome.reason) == (Result.ADDRESS_REFUSED, Reason.ADDRESS)
     assert script.heard == [["ehlo"]]
 
@@ -97,23 +108,19 @@ def test_every_answer_says_whether_the_notice_may_have_been_sent(what: str) -> N
     """A server that answers so: certainly sent, certainly not, or perhaps; and whether the connection can go on."""
     answers, result, reason, usable = ANSWERS[what]
     timeout_s = SHORT_S if SILENCE in answers else LONG_S
-    with scripted((*HELLO, *answers)) as script:
-        connection = channel(script, timeout_s=timeout_s).connect()
+    with scripted((*HELLO, *answers)) as script, connected(script, timeout_s=timeout_s) as connection:
         outcome = connection.send(CLAIM)
         assert (outcome.result, outcome.reason, connection.usable) == (result, reason, usable)
-        connection.abort()
-        connection.close()
 
 
 def test_an_answer_given_twice_never_counts_for_the_next_notice() -> None:
     """The first mail is said to be taken, twice: the second is certainly not sent, the connection given up."""
     second = replace(CLAIM, id=2, account="c-000002")
-    with scripted((*HELLO, MAIL, RCPT, DATA, f"{TAKEN}|{TAKEN}", MAIL, RCPT, DATA)) as script:
-        connection = channel(script).connect()
+    answers = (*HELLO, MAIL, RCPT, DATA, f"{TAKEN}|{TAKEN}", MAIL, RCPT, DATA)
+    with scripted(answers) as script, connected(script) as connection:
         assert connection.send(CLAIM).result is Result.SENT
         assert connection.send(second).result is Result.REFUSED
         assert not connection.usable
-        connection.close()
     assert len(script.contents) == 1
 
 
@@ -131,8 +138,13 @@ def test_a_provider_that_does_not_want_to_talk_is_told_from_one_that_is_away(
     answers: tuple[str, ...], reason: Reason
 ) -> None:
     """Each way not to be greeted: an error with its reason, and no socket is left open."""
-    with scripted(answers) as script, pytest.raises(ProviderError) as caught:
-        channel(script, timeout_s=SHORT_S if SILENCE in answers else LONG_S).connect()
+    timeout_s = SHORT_S if SILENCE in answers else LONG_S
+    with (
+        scripted(answers) as script,
+        pytest.raises(ProviderError) as caught,
+        connected(script, timeout_s=timeout_s) as connection,
+    ):
+        assert not connection.usable, "never reached"
     assert caught.value.reason is reason
 
 
@@ -188,16 +200,33 @@ def test_no_notice_is_begun_when_its_claim_has_run_out() -> None:
     assert script.heard == [["ehlo"]]
 
 
-def test_hanging_up_ends_a_wait_for_an_answer() -> None:
-    """A server that says nothing after the content, with a minute's patience: hung up, the try ends as unknown."""
-    with scripted((*HELLO, MAIL, RCPT, DATA, SILENCE)) as script:
-        connection = channel(script, timeout_s=60).connect()
-        outcomes: list[Outcome] = []
-        thread = threading.Thread(target=lambda: outcomes.append(connection.send(CLAIM)))
+@pytest.mark.parametrize(
+    ("answers", "result"),
+    [
+        ((SILENCE,), None),
+        (("220 here", SILENCE), None),
+        ((*HELLO, SILENCE), Result.REFUSED),
+        ((*HELLO, MAIL, RCPT, DATA, SILENCE), Result.UNKNOWN),
+    ],
+)
+def test_hanging_up_ends_any_wait_for_an_answer(answers: tuple[str, ...], result: Result | None) -> None:
+    """A server that falls silent at one point, and a minute's patience: hung up, the try ends at once and says how."""
+    with scripted(answers) as script:
+        connection = channel(script, timeout_s=60).connection()
+        outcomes: list[Outcome | None] = []
+
+        def work() -> None:
+            try:
+                connection.open()
+                outcomes.append(connection.send(CLAIM))
+            except ProviderError:
+                outcomes.append(None)
+
+        thread = threading.Thread(target=work)
         thread.start()
-        while not script.contents and thread.is_alive():
-            thread.join(0.01)
+        while not script.silent.wait(0.01):
+            assert thread.is_alive()
         connection.abort()
         thread.join(10)
         connection.close()
-    assert [outcome.result for outcome in outcomes] == [Result.UNKNOWN]
+    assert [outcome and outcome.result for outcome in outcomes] == [result]
