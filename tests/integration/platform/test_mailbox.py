@@ -213,7 +213,7 @@ def test_a_port_in_use_ends_the_start_with_a_reason(mailbox: Process, stage: Sta
     given = {"HOLDFAST_PORT_SMTP": str(free_port())} | {port: str(mailbox.port)}
     second = stage.add("second", "mailbox", **given)
     assert second.running is not None
-    assert second.running.wait(20) == 1
+    assert second.running.wait(60) == 1
     log = second.log.read_text(encoding="utf-8")
     assert f"mailbox: cannot listen on 127.0.0.1:{mailbox.port}" in log
     assert "Traceback" not in log

@@ -344,8 +344,9 @@ async def test_a_stop_does_not_wait_for_a_provider_that_says_nothing(
     assert await states(post, window) == {(1, "waiting"): CUSTOMERS}
 
 
-async def test_a_database_killed_in_the_middle_costs_time_alone(post: Post) -> None:
-    """SIGKILL of PostgreSQL while mails go out, started again: what was sent is recorded, everybody has one notice."""
+async def test_a_database_killed_in_the_middle_costs_time_alone(post: Post, notifier: Process) -> None:
+    """SIGKILL of PostgreSQL while mails go out, and a new start: what was sent is recorded, not sent again."""
+    duplicates, unanswered = post.received()["duplicates"], metric(notifier, UNANSWERED)
     post.behave(delay_s=0.005)
     window = await post.schedule()
     async with asyncio.timeout(WITHIN_S):
@@ -356,6 +357,7 @@ async def test_a_database_killed_in_the_middle_costs_time_alone(post: Post) -> N
         await asyncio.to_thread(await_true, lambda: post.stage.is_up(post.postgres), "postgres is back")
         await post.await_sent(window)
     assert post.arrived(window, 1) == one_each()
+    assert post.received()["duplicates"] - duplicates <= metric(notifier, UNANSWERED) - unanswered
 
 
 @pytest.mark.parametrize(
