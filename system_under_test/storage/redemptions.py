@@ -24,7 +24,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redemption:
-    """A redemption that was taken, as it stands now; `place` counts from 1 while it is queued."""
+    """A redemption that was taken, as it stands now; `place` counts from 1 while it is queued.
+
+    `expected_at` is when it will be settled, in wall time; None once it is decided or when that cannot be told.
+    """
 
     seq: int
     amount: int
@@ -32,6 +35,7 @@ class Redemption:
     status: str
     reason: str | None
     place: int | None
+    expected_at: datetime | None
     transfer: int | None
     decided_at: datetime | None
 
@@ -85,7 +89,8 @@ class Redemptions:
     ) -> list[Redemption] | str:
         """The session's own, newest first: the one numbered `seq`, or `limit` of those before; UNAUTHENTICATED."""
         rows = await self._database.rows(
-            "select * from read_redemptions($1, $2, $3, $4)", token_hash, seq, before, limit
+            "select r.*, expected_settlement(r.place) as expected_at from read_redemptions($1, $2, $3, $4) r",
+            *(token_hash, seq, before, limit),
         )
         if not rows:
             return UNAUTHENTICATED

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from aiohttp import web
@@ -52,6 +53,9 @@ class RedemptionView(BaseModel):
     status: Literal["queued", "settled", "refused", "parked"]
     reason: str | None = Field(description="why it was refused or parked")
     place: int | None = Field(description="in the queue now, from 1; null once it is decided")
+    expected_at: str | None = Field(
+        json_schema_extra=_TIME, description="when it will be settled, as far as can be told; null once it is decided"
+    )
     transfer: int | None = Field(description="the transfer in the ledger that settled it")
     accepted_at: str = Field(json_schema_extra=_TIME)
     decided_at: str | None = Field(json_schema_extra=_TIME)
@@ -178,10 +182,15 @@ def _view(redemption: Redemption) -> RedemptionView:
             "reason": redemption.reason,
             "place": redemption.place,
             "transfer": redemption.transfer,
-            "accepted_at": redemption.accepted_at.strftime(_RFC_3339),
-            "decided_at": None if redemption.decided_at is None else redemption.decided_at.strftime(_RFC_3339),
+            "expected_at": _written(redemption.expected_at),
+            "accepted_at": _written(redemption.accepted_at),
+            "decided_at": _written(redemption.decided_at),
         }
     )
+
+
+def _written(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime(_RFC_3339)
 
 
 def _number(request: web.Request, name: str, *, default: int, maximum: int) -> int:

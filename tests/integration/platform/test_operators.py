@@ -1,5 +1,6 @@
 """What operators may do, who is no operator, and how refusals look."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -9,8 +10,9 @@ import aiohttp
 import asyncpg
 import pytest
 
+from system_under_test.storage.reconciliation_records import KEY_FILE
 from tests.integration.platform.customers import send
-from tests.integration.platform.operations import Company, Operator, operate
+from tests.integration.platform.operations import OFTEN, Company, Operator, operate
 from tests.integration.platform.stage import OPERATOR_TOKEN, get
 
 ROUTES = [
@@ -274,6 +276,31 @@ async def test_a_short_or_missing_token_ends_the_start(operator: Operator) -> No
         assert ended.returncode == 64
         assert "OPERATOR_TOKEN" in ended.stderr
         assert "x" * 15 not in ended.stderr
+
+
+async def test_a_maintenance_process_that_cannot_sign_says_what_to_mend_and_ends(operator: Operator) -> None:
+    """A second one, with a damaged key and with a key of its own: exit code 1, the reason, no traceback."""
+    company = operator.company
+    number = await operator.noticed()
+    url = company.postgres.outputs()["maintenance_dsn"]
+    for name, content in (("damaged", b"not a key"), ("another", None)):
+        folder = company.stage.folder / f"{name}-folder"
+        folder.mkdir()
+        if content is not None:
+            key = folder / KEY_FILE
+            key.write_bytes(content)
+            key.chmod(0o600)
+        process = company.stage.add(
+            name, "maintenance", DATABASE_URL=url, OPERATOR_TOKEN=OPERATOR_TOKEN, HOLDFAST_DATA_DIR=str(folder)
+        )
+        assert process.running is not None
+        assert await asyncio.to_thread(process.running.wait, 20) == 1
+        said = process.log.read_text()
+        assert "Traceback" not in said, said
+        assert "maintenance: " in said
+    await operator.forward((await operator.row(number))["planned_start"], rate=OFTEN)
+    await operator.reaches(number, "closed")
+    assert await operator.changes(number) == ["scheduled", "noticed", "draining", "closed"]
 
 
 async def test_the_maintenance_process_shows_where_its_windows_are(operator: Operator) -> None:

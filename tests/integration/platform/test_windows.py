@@ -69,6 +69,8 @@ async def test_a_window_closes_reads_and_nothing_else_and_opens_by_itself(operat
     assert 1 <= int(refused.headers["Retry-After"]) <= 30
     assert datetime.fromisoformat(refused.body["service"]["window"]["expected_end"]) == row["planned_end"]
     assert (taken.status, paid_in.status, listed.body["status"]) == (202, 201, "queued")
+    waits = datetime.fromisoformat(listed.body["expected_at"]) - datetime.fromisoformat(listed.body["accepted_at"])
+    assert timedelta(seconds=1) < waits <= timedelta(seconds=31)
     assert (status["balances"], status["window"]["id"], status["window"]["overdue"]) == ("closed", number, False)
     assert 0 < status["window"]["ends_in_s"] <= 30 * 60
     assert ready == [200, 200]
@@ -79,7 +81,8 @@ async def test_a_window_closes_reads_and_nothing_else_and_opens_by_itself(operat
     assert opened["verified_head"] >= opened["verify_head"] > 0
     assert opened["published_end"] == opened["planned_end"]
     assert await operator.owner.fetchval("select epoch from service_state") == epoch + 1
-    assert (await saver.decided(taken.body["id"]))["status"] == "settled"
+    decided = await saver.decided(taken.body["id"])
+    assert (decided["status"], decided["place"], decided["expected_at"]) == ("settled", None, None)
     async with asyncio.timeout(5):
         after = await until(lambda: saver.read("balance"), lambda reply: reply.body.get("state") == "current")
     assert after.body["balance"] == before["balance"] + 7 - 5
@@ -201,6 +204,20 @@ async def test_the_database_itself_opens_nothing_unverified(operator: Operator) 
     finally:
         maintenance.send_signal(signal.SIGCONT)
     await operator.reaches(number, "open")
+
+
+async def test_what_was_decided_about_an_older_version_of_a_window_is_not_done(operator: Operator) -> None:
+    """Two steps decided on the same look: the first is done, the second refused; so are steps that lead nowhere."""
+    number = await operator.plan()
+    row = await operator.row(number)
+    plan = (row["planned_start"], row["planned_end"], row["published_end"])
+    step = "select step_window($1, $2, $3, $4, $5, $6, $7, 'as the test wants it', 0)"
+    assert await operator.owner.fetchval(step, number, row["version"], "noticed", "noticed", *plan)
+    assert not await operator.owner.fetchval(step, number, row["version"], "moved", "scheduled", *plan)
+    for change, stage in (("closed", "closed"), ("verifying", "verifying"), ("overrun", "noticed")):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="cannot be"):
+            await operator.owner.fetchval(step, number, row["version"] + 1, change, stage, *plan)
+    assert await operator.changes(number) == ["scheduled", "noticed"]
 
 
 async def test_a_window_whose_notices_are_late_moves_and_says_so(operator: Operator) -> None:
