@@ -42,7 +42,7 @@ class Status(BaseModel):
     service: Literal["savings"]
     stage: Literal["open", "draining", "closed", "verifying", "unknown"]
     balances: Literal["open", "closed", "unknown"]
-    ledger: Literal["verified", "unverified", "unknown"]
+    gate: Literal["open", "shut", "unknown"] = Field(description="shut while the ledger is not verified")
     queue_length: int | None = Field(description="redemptions that wait; they are taken in every stage")
     window: WindowStatus | None
     business_time: Moment | None
@@ -137,7 +137,7 @@ def current_status(node: Node) -> Status:
         service="savings",
         stage=_STAGE.validate_python(state.stage),
         balances="open" if state.reads_open else "closed",
-        ledger="verified" if state.gate == "open" else "unverified",
+        gate="open" if state.gate == "open" else "shut",
         queue_length=state.queue_length,
         window=None if state.window is None else _window_status(state.window, now),
         business_time=now,
@@ -167,7 +167,7 @@ _STAGE: Final[TypeAdapter[Any]] = TypeAdapter(Literal["open", "draining", "close
 _KNOWN_OF_NOTHING: Final[Mapping[str, Any]] = {
     "stage": "unknown",
     "balances": "unknown",
-    "ledger": "unknown",
+    "gate": "unknown",
     "queue_length": None,
     "window": None,
     "business_time": None,

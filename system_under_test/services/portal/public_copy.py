@@ -6,10 +6,13 @@ import time
 from datetime import datetime, timedelta
 from typing import Final
 
+import structlog
+
 from system_under_test.storage.database import Database, NotDoneError, OutcomeUnknownError
 from system_under_test.storage.public import PublicState, read_public_state
 
 _EVERY_S: Final = 0.2
+_UNREADABLE_EVERY_S: Final = 2.0
 RETRY_AFTER_MAX_S: Final = 300
 """Windows can end early; nobody is told to stay away for longer than this."""
 _GATE_RETRY_AFTER_S: Final = 5
@@ -18,25 +21,33 @@ _GATE_RETRY_AFTER_S: Final = 5
 class PublicCopy:
     """The newest public state that this node has read; `state` is None before the first."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, log: structlog.stdlib.BoundLogger) -> None:
         self._database = database
+        self._log = log
         self._read_s = 0.0
+        self._tried_s = 0.0
         self._reading = asyncio.Lock()
         self.state: PublicState | None = None
 
     async def keep_fresh(self) -> None:
         """Reads it five times a second; runs until cancelled."""
         while True:
-            await self.refresh()
-            await asyncio.sleep(_EVERY_S)
+            pause_s = _EVERY_S
+            try:
+                await self.refresh()
+            except Exception:
+                # The node goes on serving: the copy's age tells how old it is.
+                self._log.exception("public_state.unreadable")
+                pause_s = _UNREADABLE_EVERY_S
+            await asyncio.sleep(pause_s)
 
     async def refresh(self) -> None:
         """Reads it now; a database that does not answer leaves it as it was, and its age tells."""
         asked_s = time.monotonic()
         async with self._reading:
-            if self._read_s >= asked_s:  # somebody who asked for it meanwhile has read it
+            if self._tried_s >= asked_s:  # somebody else who waited has tried since
                 return
-            started_s = time.monotonic()
+            self._tried_s = started_s = time.monotonic()
             try:
                 self.state = await read_public_state(self._database)
             except (NotDoneError, OutcomeUnknownError):

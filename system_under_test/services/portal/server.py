@@ -89,7 +89,7 @@ async def _serve(settings: PortalSettings) -> None:
         version=settings.version,
         in_flight_max=settings.in_flight_max,
         ledger=Ledger(database),
-        public=PublicCopy(database),
+        public=PublicCopy(database, log),
         metrics=PortalMetrics(version=settings.version, routes=ROUTES),
         log=log,
     )
