@@ -23,7 +23,7 @@ class PublicCopy:
 
     def __init__(self, database: Database, log: structlog.stdlib.BoundLogger) -> None:
         self._database = database
-        self._log = log
+        self.log = log
         self._read_s = 0.0
         self._tried_s = 0.0
         self._reading = asyncio.Lock()
@@ -37,7 +37,7 @@ class PublicCopy:
                 await self.refresh()
             except Exception:
                 # The node goes on serving: the copy's age tells how old it is.
-                self._log.exception("public_state.unreadable")
+                self.log.exception("public_state.unreadable")
                 pause_s = _UNREADABLE_EVERY_S
             await asyncio.sleep(pause_s)
 
