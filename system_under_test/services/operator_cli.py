@@ -4,9 +4,10 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -16,6 +17,10 @@ from pydantic import AfterValidator, Field
 from system_under_test.settings import Arguments, PlatformError, Settings, read_settings
 
 _WITHIN_S: Final = 30.0
+_AHEAD: Final = timedelta(hours=26)
+"""More than the 24 hours that customers are told ahead: the notices have to be sent meanwhile."""
+_NOTICED_WITHIN_S: Final = 60.0
+_LOOK_EVERY_S: Final = 0.1
 _USAGE: Final = (
     "Reads OPERATOR_URL (of the maintenance process, such as http://127.0.0.1:20040) and OPERATOR_TOKEN. Times are"
     " business time, such as 2026-11-21T10:00:00+00:00."
@@ -53,7 +58,10 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Asks, and prints the answer; a refusal is printed with its reason, exit code 1."""
     options = _parser().parse_args(arguments)
     settings = read_settings(OperatorSettings, environment)
-    document = asyncio.run(_ask(settings, _request(options)))
+    if options.verb == "rehearse":
+        document = asyncio.run(_rehearse(settings, minutes=options.minutes, reason=options.reason))
+    else:
+        document = asyncio.run(_ask(settings, _request(options)))
     if options.json:
         sys.stdout.write(json.dumps(document) + "\n")
     else:
@@ -65,12 +73,17 @@ def _parser() -> Arguments:
     parser = Arguments("operator", f"Plan maintenance windows and set the business clock. {_USAGE}")
     parser.epilog = _EXAMPLE
     subjects = parser.add_subparsers(dest="subject", required=True, parser_class=_SubCommand)
-    windows = subjects.add_parser("windows", help="list, schedule, move, cancel, finish")
+    windows = subjects.add_parser("windows", help="list, schedule, rehearse, move, cancel, finish")
     verbs = windows.add_subparsers(dest="verb", required=True, parser_class=_SubCommand)
     verbs.add_parser("list", help="the newest windows")
     schedule = verbs.add_parser("schedule", help="plan a window")
     _add_time(schedule)
     schedule.add_argument("--reason", default=None, metavar="TEXT", help="what customers are told")
+    rehearse = verbs.add_parser(
+        "rehearse", help="plan a window, and let business time go on from its start once noticed"
+    )
+    rehearse.add_argument("--minutes", type=int, default=None, metavar="N", help="how long, 30 to 60; default 45")
+    rehearse.add_argument("--reason", default="rehearsal", metavar="TEXT", help="what customers are told")
     move = verbs.add_parser("move", help="give a window that has not begun another time")
     move.add_argument("window", type=int, help="its number")
     _add_time(move)
@@ -139,6 +152,31 @@ def _request(options: argparse.Namespace) -> Request:
             return Request(method="GET", path="/v1/clock")
         case _:
             return Request(method="POST", path="/v1/clock", body=body)
+
+
+async def _rehearse(settings: OperatorSettings, *, minutes: int | None, reason: str) -> dict[str, Any]:
+    """Plans a window as far ahead as notices need, waits until they are sent, and lets its start come at once.
+
+    Raises:
+        PlatformError: it was refused, or the notices were not sent in time; the window stays planned.
+    """
+    clock = await _ask(settings, Request(method="GET", path="/v1/clock"))
+    starts_at = (datetime.fromisoformat(clock["business_time"]) + _AHEAD).isoformat()
+    plan = {"starts_at": starts_at, "reason": reason} | ({} if minutes is None else {"minutes": minutes})
+    planned = await _ask(settings, Request(method="POST", path="/v1/windows", body=plan))
+    deadline_s = time.monotonic() + _NOTICED_WITHIN_S
+    while True:
+        listed = await _ask(settings, Request(method="GET", path="/v1/windows"))
+        window = next(each for each in listed["windows"] if each["id"] == planned["id"])
+        if window["stage"] == "noticed":
+            break
+        if window["stage"] != "scheduled" or time.monotonic() > deadline_s:
+            raise PlatformError(
+                f"window {window['id']} is {window['stage']}: not all notices were sent in {_NOTICED_WITHIN_S:.0f} s"
+            )
+        await asyncio.sleep(_LOOK_EVERY_S)
+    await _ask(settings, Request(method="POST", path="/v1/clock", body={"to": window["starts_at"]}))
+    return planned
 
 
 async def _ask(settings: OperatorSettings, request: Request) -> dict[str, Any]:
