@@ -1,7 +1,10 @@
 """The reconciliation gate: a ledger that is right opens it, and the row that keeps it shut on another one is named."""
 
 import asyncio
+import os
 import shutil
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -166,6 +169,28 @@ async def test_the_process_shuts_the_gate_by_itself_and_opens_it_again(books: Bo
         await asyncio.gather(*running)
     labels = {"scope": "whole", "outcome": "passed"}
     assert (service.registry.get_sample_value("savings_reconciliations_total", labels) or 0) >= 1
+
+
+async def test_lost_connections_neither_end_the_process_nor_shut_the_gate(books: Books) -> None:
+    """Ends the verifier's connections again and again while it works, as a database that is restarted does.
+
+    Afterwards it has verified the newest transfer, and the gate was never shut.
+    """
+    async with books.verifier() as service, books.owner() as owner, asyncio.timeout(30):
+        running = [asyncio.create_task(work(service)) for work in (keep_sealed, keep_verified)]
+        for _ in range(40):
+            await books.deposit()
+            for row in await owner.fetch("select pid from pg_stat_activity where usename = 'savings_maintenance'"):
+                with suppress(ProcessLookupError):  # its end was already under way
+                    os.kill(row["pid"], signal.SIGTERM)
+            await asyncio.sleep(0.05)
+        newest = await owner.fetchval("select max(seq) from transfer")
+        covered = "select max(head) from reconciliation where passed"
+        await until(lambda: owner.fetchval(covered), lambda head: head >= newest)
+        assert not any(task.done() for task in running)
+        assert await owner.fetchval("select count(*) from reconciliation where not passed") == 0
+        service.stopping.set()
+        await asyncio.gather(*running)
 
 
 @pytest.mark.parametrize("role", ["maintenance_dsn", "dsn", "settlement_dsn", "accrual_dsn", "auditor_dsn"])
