@@ -5,7 +5,7 @@ import smtplib
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system_under_test.services.mailbox.session import (
@@ -139,6 +139,7 @@ def test_what_is_to_be_refused_is_refused_and_not_done(verb: str, expected: list
     assert codes(events) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50) | st.sampled_from([BEGUN, b"\r\n.\r\n", b"\r\n", b"." * 1100]), max_size=20))
 def test_arbitrary_bytes_never_raise_and_are_not_hoarded(pieces: list[bytes]) -> None:
     """Anything at all: events or none, and no more kept than the longest line."""
@@ -151,6 +152,7 @@ def test_arbitrary_bytes_never_raise_and_are_not_hoarded(pieces: list[bytes]) ->
         assert len(session._buffer) <= max(COMMAND_BYTES, LINE_BYTES)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.lists(st.integers(0, 500), max_size=8))
 def test_it_does_not_matter_in_which_pieces_a_conversation_comes(content: bytes, cuts: list[int]) -> None:
     """A mail of arbitrary bytes, cut anywhere: the same events as in one piece."""
@@ -160,6 +162,7 @@ def test_it_does_not_matter_in_which_pieces_a_conversation_comes(content: bytes,
     assert talk(*pieces) == talk(said)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60), max_size=20))
 def test_dots_come_back_as_they_were(lines: list[str]) -> None:
     """Arbitrary lines, quoted as the standard library's client does it: received as they were."""

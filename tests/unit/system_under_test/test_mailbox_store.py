@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system_under_test.services.mailbox.store import FILE, MailStore, read_headers
@@ -102,6 +102,7 @@ def test_headers_are_read_as_a_reader_would(content: bytes, expected: tuple[str 
     assert read_headers(content) == expected
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=300) | st.binary(max_size=100).map(lambda rest: b"Subject: =?utf-8?b?" + rest + b"?=\r\n\r\n")
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system_under_test.domain.notices import (
@@ -80,6 +80,7 @@ def test_a_later_revision_says_which_notice_it_replaces() -> None:
     assert "Redemptions" not in cancelled
 
 
+@settings(deadline=None)
 @given(reason=st.text())
 def test_no_reason_breaks_the_text(reason: str) -> None:
     """Any text as reason: it is one paragraph, and the subject stays one line."""
@@ -101,6 +102,7 @@ NAMES = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(one=NAMES, other=NAMES)
 def test_a_notice_has_a_name_of_its_own_that_no_retry_changes(
     one: tuple[int, int, str, str], other: tuple[int, int, str, str]
@@ -121,6 +123,7 @@ def test_a_notice_has_a_name_of_its_own_that_no_retry_changes(
     assert not any(letter.isspace() or letter in "<>" for letter in first[1:-1])
 
 
+@settings(deadline=None)
 @given(failures=st.integers(1, 10**9), jitter_ratio=st.floats(0, 1))
 def test_a_retry_comes_later_each_time_up_to_a_limit(failures: int, jitter_ratio: float) -> None:
     """Any number of failures: between half of the doubled wait and the whole, never over the limit, never at once."""

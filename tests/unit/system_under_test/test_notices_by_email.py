@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system_under_test.domain.notices import Plan, compose
@@ -44,6 +44,7 @@ def connected(script: Script, *, timeout_s: float = LONG_S) -> Iterator[EmailCon
         connection.close()
 
 
+@settings(deadline=None)
 @given(reason=st.text(st.characters(exclude_categories=["Cs"])))
 def test_the_mail_says_to_everybody_what_was_composed(reason: str) -> None:
     """Any reason: parsed back, the mail has each header once, and subject and body are those that were composed."""
