@@ -19,6 +19,8 @@ CLUSTER: Final = "portal"
 PER_TRY_S: Final = 0.4
 ROUTE_S: Final = 3.0
 """Includes all tries."""
+STREAM_IDLE_S: Final = 12.0
+"""A node sends something on every event stream each five seconds."""
 
 _TYPE: Final = "type.googleapis.com/envoy"
 # Far above what this machine can do: the defaults (three retries at a time) would drop retries in a burst.
@@ -114,10 +116,13 @@ def _routes(*, retries: bool) -> list[dict[str, Any]]:
     # Nothing was sent yet: safe for whatever the request is.
     only_unsent = {"retry_on": "connect-failure,refused-stream", **_RETRY_ELSEWHERE} if retries else None
     return [
+        _stream(again),
         _route({"prefix": "/v1/"}, again, [safe_method]),
         _route({"prefix": "/v1/"}, again, [keyed]),
         _route({"prefix": "/v1/"}, only_unsent, []),
         _route({"path": "/openapi.json"}, again, [safe_method]),
+        _route({"path": "/"}, again, [safe_method]),
+        _route({"prefix": "/web/"}, again, [safe_method]),
         # Health and metrics are each node's own; through a balancer they would be some node's.
         {"match": {"prefix": "/"}, "direct_response": {"status": 404, "body": {"inline_string": "no such resource"}}},
     ]
@@ -128,6 +133,14 @@ def _route(path: Mapping[str, str], retry: Mapping[str, Any] | None, headers: Se
     if retry is not None:
         action["retry_policy"] = dict(retry)
     return {"match": {**path, "headers": list(headers)}, "route": action}
+
+
+def _stream(retry: Mapping[str, Any] | None) -> dict[str, Any]:
+    # Lasts as long as something is sent: no limit on the whole, and none on one try, which would cut it too.
+    route = _route({"path": "/v1/events"}, retry, [])
+    route["route"] |= {"timeout": "0s", "idle_timeout": _seconds(STREAM_IDLE_S)}
+    route["route"].get("retry_policy", {}).pop("per_try_timeout", None)
+    return route
 
 
 _RETRY_ELSEWHERE: Final[Mapping[str, Any]] = {

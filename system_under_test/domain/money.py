@@ -1,9 +1,10 @@
-"""Money is a whole number of minor units (cents); one order moves between 1 and 10^12 of them."""
+"""Money is a whole number of minor units, 10^`SCALE` of which are one unit; an order moves at most 10^12 of them."""
 
 from typing import Annotated, Final
 
 from pydantic import Field
 
+SCALE: Final = 2
 AMOUNT_MAX: Final = 10**12
 
 # Strict: `true`, "5", 5.0 and 5.5 are no amounts, however close they come.

@@ -61,7 +61,8 @@ class PortalMetrics:
         self.build_info.labels(version).set(1)
         for route in routes:
             if route.path not in UNOBSERVED:
-                self.duration_seconds.labels(route.method, route.path)
+                if not route.stream:
+                    self.duration_seconds.labels(route.method, route.path)
                 for code in route.codes:
                     self.requests.labels(route.method, route.path, str(code))
         for kind in ("deposit", "redemption"):

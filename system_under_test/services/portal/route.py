@@ -15,7 +15,8 @@ UNAVAILABLE: Final = (500, 503)
 class Route:
     """One operation. `business` routes are what customers come for: they count as in flight and may be shed.
 
-    `parameters` are those of the path and the query, as OpenAPI describes them.
+    `parameters` are those of the path and the query, as OpenAPI describes them. A `stream` lasts as long as its client
+    likes: it is counted, but has no duration.
     """
 
     method: Method
@@ -29,6 +30,7 @@ class Route:
     keyed: bool = False
     parameters: tuple[Mapping[str, Any], ...] = ()
     business: bool = True
+    stream: bool = False
 
 
 UNOBSERVED: Final = frozenset({"/healthz", "/readyz", "/metrics"})

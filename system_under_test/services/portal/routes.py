@@ -2,13 +2,15 @@
 
 from typing import Final
 
-from system_under_test.services.portal import money, operations, public, redemptions, sessions
+from system_under_test.services.portal import events, money, operations, pages, public, redemptions, sessions
 from system_under_test.services.portal.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *sessions.ROUTES,
     *money.ROUTES,
     *redemptions.ROUTES,
+    *events.ROUTES,
     *public.ROUTES,
     *operations.ROUTES,
+    *pages.ROUTES,
 )

@@ -108,6 +108,7 @@ async def _serve(settings: PortalSettings) -> None:
         await stop.wait()
         node.draining = True
         node.metrics.draining.set(1)
+        handlers.drain()
         log.info("node.draining", seconds=settings.drain_s, in_flight=node.in_flight)
         await asyncio.sleep(settings.drain_s)
     finally:

@@ -32,6 +32,7 @@ def build_application(node: Node, handlers: Handlers) -> web.Application:
     by_operation = handlers.by_operation()
     for route in ROUTES:
         application.router.add_route(route.method, route.path, by_operation[route.operation])
+    application.on_response_prepare.append(surround.sign)
     return application
 
 
@@ -56,15 +57,23 @@ class _Surround:
         path = UNMATCHED if resource is None else resource.canonical
         route = _ROUTE_OF.get((request.method, path))
         request_id = _request_id(request)
+        request["id"] = request_id
         response = await self._admit(request, handler, route, request_id)
-        response.headers["X-Served-By"] = self._served_by
-        response.headers["X-Request-Id"] = request_id
         if self._node.draining:
             # The balancer's pooled connection ends with an answer, not in the middle of a request.
             response.force_close()
         if path not in UNOBSERVED:
-            self._observe(request, path, request_id, response.status, time.perf_counter() - started_s)
+            took_s = time.perf_counter() - started_s
+            self._observe(request, path, request_id, response.status, took_s)
+            if route is None or not route.stream:
+                method = _method(request)
+                self._node.metrics.duration_seconds.labels(method, path).observe(took_s)
         return response
+
+    async def sign(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Says who answered what, before the first byte: a stream is long under way when its handler is done."""
+        response.headers["X-Served-By"] = self._served_by
+        response.headers["X-Request-Id"] = request.get("id", "")
 
     async def _admit(
         self, request: web.Request, handler: Handler, route: Route | None, request_id: str
@@ -119,9 +128,8 @@ class _Surround:
             return _respond(Problem(problems.INTERNAL, f"Unexpected; the log has it under request {request_id}."))
 
     def _observe(self, request: web.Request, path: str, request_id: str, status: int, took_s: float) -> None:
-        method = request.method if request.method in _METHODS else "OTHER"
+        method = _method(request)
         self._node.metrics.requests.labels(method, path, str(status)).inc()
-        self._node.metrics.duration_seconds.labels(method, path).observe(took_s)
         self._node.log.info(
             "http.request",
             request_id=request_id,
@@ -134,6 +142,10 @@ class _Surround:
 
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _method(request: web.Request) -> str:
+    return request.method if request.method in _METHODS else "OTHER"
 
 
 def _request_id(request: web.Request) -> str:

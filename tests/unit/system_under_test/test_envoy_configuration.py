@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from system_under_test.balancer.configuration import PER_TRY_S, ROUTE_S, Ports, envoy_configuration
+from system_under_test.balancer.configuration import PER_TRY_S, ROUTE_S, STREAM_IDLE_S, Ports, envoy_configuration
 from system_under_test.balancer.launcher import _envoy
 from system_under_test.balancer.upstreams import Upstream, parse_upstreams
+from system_under_test.services.portal.events import HEARTBEAT_S
 
 NODES = parse_upstreams("127.0.0.1:20011@a,127.0.0.1:20012@b,127.0.0.1:20013@a,127.0.0.1:20014@b")
 
@@ -64,9 +65,12 @@ def test_only_safe_and_keyed_requests_are_tried_again_after_they_were_sent() -> 
     }
     anywhere = "reset,connect-failure,refused-stream,retriable-status-codes"
     assert by_condition == {
+        ("/v1/events",): anywhere,
         ("/v1/", ":method"): anywhere,
         ("/v1/", "Idempotency-Key"): anywhere,
         ("/openapi.json", ":method"): anywhere,
+        ("/", ":method"): anywhere,
+        ("/web/", ":method"): anywhere,
         ("/v1/",): "connect-failure,refused-stream",
         ("/",): None,
     }
@@ -79,10 +83,21 @@ def test_without_retries_no_route_has_a_retry_policy() -> None:
 
 def test_a_hung_node_leaves_time_for_another_one() -> None:
     """All tries fit into the route's limit, and one try is under half a second."""
-    policy = routes(configuration())[0]["route"]["retry_policy"]
+    policy = routes(configuration())[1]["route"]["retry_policy"]
     assert policy["per_try_timeout"] == f"{PER_TRY_S:g}s"
     assert PER_TRY_S < 0.5
     assert PER_TRY_S * (1 + policy["num_retries"]) < ROUTE_S
+
+
+@pytest.mark.parametrize("retries", [True, False])
+def test_a_stream_is_cut_only_when_it_is_silent(*, retries: bool) -> None:
+    """The first route: no limit on the whole or on a try, and more than two heartbeats of silence."""
+    stream = routes(configuration(retries=retries))[0]
+    assert stream["match"]["path"] == "/v1/events"
+    assert stream["route"]["timeout"] == "0s"
+    assert stream["route"]["idle_timeout"] == f"{STREAM_IDLE_S:g}s"
+    assert "per_try_timeout" not in stream["route"].get("retry_policy", {})
+    assert STREAM_IDLE_S > 2 * HEARTBEAT_S
 
 
 def test_every_node_is_in_its_zone_once() -> None:
