@@ -201,6 +201,8 @@ async def test_a_stream_says_when_its_node_cannot_see_the_database(
         finally:
             platform.postgres.signal_family(signal.SIGCONT)
         await stream.until(lambda it: it.newest("feed") == {"current": True}, within_s=10)
+    async with asyncio.timeout(10):  # left as it was found: the balancer had taken both nodes out
+        await until(lambda: asyncio.to_thread(platform.balancer.answers, "/v1/status"), bool)
 
 
 async def test_a_draining_node_ends_its_streams_with_a_hint_and_they_come_back_elsewhere(
