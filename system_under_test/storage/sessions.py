@@ -26,13 +26,17 @@ class Admission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What a session's owner sees: the balance, true of the transfer `head`, where `outcome` is OK."""
+    """What a session's owner sees: the balance, true of the transfer `head`, where `outcome` is "ok".
+
+    `redemptions` are the newest ones, newest first, as the JSON text that customers get.
+    """
 
     outcome: str
     account: str | None
     balance: int | None
     interest: int | None
     head: int | None
+    redemptions: str
 
 
 class Sessions:

@@ -17,7 +17,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -106,13 +106,13 @@ class EventHandlers:
         told: dict[str, str] = {}
         try:
             await response.prepare(request)
-            await _write(response, _event("hello", {"scale": SCALE, "silence_s": 2 * HEARTBEAT_S}))
+            await _write(response, _event("hello", json.dumps({"scale": SCALE, "silence_s": 2 * HEARTBEAT_S})))
             while True:
                 watcher.changed.clear()
                 reason = self._reason_to_end(watcher)
                 if reason:
                     wait_ms = secrets.choice(_RETRY_MS)
-                    await _write(response, f"retry: {wait_ms}\n{_event('end', {'reason': reason})}")
+                    await _write(response, f"retry: {wait_ms}\n{_event('end', json.dumps({'reason': reason}))}")
                     return reason
                 await _write(response, self._news(watcher, told) or ": still here\n\n")
                 try:
@@ -131,7 +131,11 @@ class EventHandlers:
 
     def _news(self, watcher: Watcher, told: dict[str, str]) -> str:
         """What differs from what was `told`, which is brought up to date."""
-        state = {"feed": _event("feed", {"current": self._feed.current}), "balance": _balance(watcher.view)}
+        state = {
+            "feed": _event("feed", json.dumps({"current": self._feed.current})),
+            "balance": _event("balance", _balance(watcher.view)),
+            "redemptions": _event("redemptions", f'{{"redemptions":{watcher.view.redemptions}}}'),
+        }
         news = [text for kind, text in state.items() if told.get(kind) != text]
         told.update(state)
         return "".join(news)
@@ -140,11 +144,11 @@ class EventHandlers:
 def _balance(view: View) -> str:
     state = "current" if view.outcome == "ok" else view.outcome
     numbers = {"account": view.account, "balance": view.balance, "interest": view.interest, "head": view.head}
-    return _event("balance", {"state": state, **numbers})
+    return json.dumps({"state": state, **numbers})
 
 
-def _event(kind: str, data: Mapping[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+def _event(kind: str, data: str) -> str:
+    return f"event: {kind}\ndata: {data}\n\n"
 
 
 async def _write(response: web.StreamResponse, text: str) -> None:

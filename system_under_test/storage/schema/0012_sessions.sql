@@ -157,13 +157,24 @@ begin
 end
 $$;
 
--- What the sessions' owners see now, in the order of `p_token_hashes`; the balance as in read_balance.
+-- What the sessions' owners see now, in the order of `p_token_hashes`: the balance as in read_balance, and the newest 20
+-- redemptions as in read_redemptions, as JSON.
 create function read_views(p_token_hashes bytea[])
-returns table (outcome text, account text, balance bigint, interest bigint, head bigint)
+returns table (outcome text, account text, balance bigint, interest bigint, head bigint, redemptions text)
 language sql stable security definer set search_path = public, pg_temp as $$
-    select b.outcome, b.account, b.balance, b.interest, b.head
+    select b.outcome, b.account, b.balance, b.interest, b.head, coalesce(own.redemptions, '[]')
     from unnest(p_token_hashes) with ordinality as asked (token_hash, number)
     cross join lateral read_balance(asked.token_hash) as b
+    cross join lateral (
+        select json_agg(json_build_object(
+            'id', r.seq, 'kind', 'redemption', 'amount', r.amount, 'status', r.status, 'reason', r.reason,
+            'place', r.place, 'transfer', r.transfer,
+            'accepted_at', to_char(r.accepted_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            'decided_at', to_char(r.decided_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+        ) order by r.seq desc)::text as redemptions
+        from read_redemptions(asked.token_hash, null, 9223372036854775807, 20) as r
+        where r.seq is not null
+    ) as own
     order by asked.number
 $$;
 
