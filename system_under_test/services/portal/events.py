@@ -3,7 +3,7 @@
     hello        once: the scale of all amounts, and after how many seconds without a sign of life to give up
     balance      as GET /v1/balance, and state `closed` while reads are closed
     redemptions  the newest ones, as GET /v1/redemptions
-    status       as GET /v1/status, when anything but its clocks has changed
+    status       as GET /v1/status: when anything but its clocks has changed, and as the sign of life
     feed         {"current": false} while the node cannot see the database: what was told before may be old
     end          the last event: why, after a `retry:` that says when to come back
 
@@ -17,7 +17,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -26,6 +26,7 @@ from system_under_test.services.portal import problems
 from system_under_test.services.portal.feed import Feed, NodeIsFullError, SessionIsFullError, Watcher
 from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.problems import Problem
+from system_under_test.services.portal.public import current_status
 from system_under_test.services.portal.requests import Handler, attempt_of, bearer_hash, expired
 from system_under_test.services.portal.route import UNAVAILABLE, Route
 from system_under_test.storage.ledger import UNAUTHENTICATED
@@ -37,6 +38,13 @@ HEARTBEAT_S: Final = 5.0
 _WRITE_WITHIN_S: Final = 5.0
 # Clients of a draining node come back at different moments, and when the balancer has seen the drain.
 _RETRY_MS: Final = range(300, 1500)
+
+# What a page goes on counting by itself.
+_CLOCKS: Final[Mapping[str, Any]] = {
+    "business_time": True,
+    "age_s": True,
+    "window": {"starts_in_s", "ends_in_s"},
+}
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
@@ -57,7 +65,8 @@ class EventHandlers:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._feed = Feed(Sessions(node.ledger.database).views, log=node.log, registry=node.metrics.registry)
+        views = Sessions(node.ledger.database).views
+        self._feed = Feed(views, self._outlook, log=node.log, registry=node.metrics.registry)
 
     def by_operation(self) -> Mapping[str, Handler]:
         """A handler for each operation of this part of the table."""
@@ -114,11 +123,12 @@ class EventHandlers:
                     wait_ms = secrets.choice(_RETRY_MS)
                     await _write(response, f"retry: {wait_ms}\n{_event('end', json.dumps({'reason': reason}))}")
                     return reason
-                await _write(response, self._news(watcher, told) or ": still here\n\n")
+                if news := self._news(watcher, told):
+                    await _write(response, news)
                 try:
                     await asyncio.wait_for(watcher.changed.wait(), HEARTBEAT_S)
                 except TimeoutError:
-                    continue
+                    told.pop("status")  # told anew: its clocks have gone on
         except ConnectionResetError:
             return "left"
         except TimeoutError:
@@ -137,8 +147,15 @@ class EventHandlers:
             "redemptions": _event("redemptions", f'{{"redemptions":{watcher.view.redemptions}}}'),
         }
         news = [text for kind, text in state.items() if told.get(kind) != text]
-        told.update(state)
+        outlook = self._outlook()
+        if told.get("status") != outlook:
+            news.append(_event("status", current_status(self._node).model_dump_json()))
+        told.update(state, status=outlook)
         return "".join(news)
+
+    def _outlook(self) -> str:
+        """What there is to tell of the service, without what changes by itself."""
+        return current_status(self._node).model_dump_json(exclude=_CLOCKS)
 
 
 def _balance(view: View) -> str:

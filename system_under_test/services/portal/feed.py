@@ -47,8 +47,18 @@ class Watcher:
 class Feed:
     """The watched sessions of one node; polls while there are any."""
 
-    def __init__(self, read: Read, *, log: structlog.stdlib.BoundLogger, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        read: Read,
+        outlook: Callable[[], object],
+        *,
+        log: structlog.stdlib.BoundLogger,
+        registry: CollectorRegistry,
+    ) -> None:
         self._read = read
+        # What all streams tell alike; when it has changed, all are woken.
+        self._outlook = outlook
+        self._seen = outlook()
         self.log = log
         self._watchers: dict[bytes, set[Watcher]] = {}
         # Streams of each session, those that are being opened as well.
@@ -119,6 +129,7 @@ class Feed:
         try:
             while self._watchers:
                 await self._look()
+                self._look_out()
                 await asyncio.sleep(POLL_S)
         finally:
             self._polling = None
@@ -141,6 +152,12 @@ class Feed:
                     watcher.view = view
                     watcher.changed.set()
         self._tell_whether_current(current=True)
+
+    def _look_out(self) -> None:
+        outlook = self._outlook()
+        if outlook != self._seen:
+            self._seen = outlook
+            self._wake_all()
 
     def _tell_whether_current(self, *, current: bool, problem: str = "") -> None:
         if current != self.current:
