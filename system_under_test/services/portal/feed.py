@@ -1,6 +1,6 @@
-"""What a node knows of the sessions that are watching, read for all of them in one statement four times a second.
+"""What a node knows of the sessions that are watching, read for all of them together four times a second.
 
-    database <- one statement for all sessions <- Feed -> Watcher.changed -> the stream sends what is new
+    database <- one statement for 500 sessions <- Feed -> Watcher.changed -> the stream sends what is new
 
 A watcher only ever sees the newest state: one that is slow skips what came between, and costs no memory.
 """
@@ -8,7 +8,7 @@ A watcher only ever sees the newest state: one that is slow skips what came betw
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,8 @@ from system_under_test.storage.database import NotDoneError, OutcomeUnknownError
 from system_under_test.storage.sessions import View
 
 POLL_S: Final = 0.25
+AT_ONCE_MAX: Final = 500
+"""Sessions read in one statement: a few hundredths of a second of the database."""
 STREAMS_MAX: Final = 2_000
 """Of one node."""
 STREAMS_OF_A_SESSION_MAX: Final = 8
@@ -63,6 +65,8 @@ class Feed:
         self._watchers: dict[bytes, set[Watcher]] = {}
         # Streams of each session, those that are being opened as well.
         self._open: Counter[bytes] = Counter()
+        self._arriving: list[tuple[bytes, asyncio.Future[View]]] = []
+        self._arrival = asyncio.Event()
         self._polling: asyncio.Task[None] | None = None
         self.current = True
         """False while the database does not answer: what watchers were told is as old as that."""
@@ -85,17 +89,23 @@ class Feed:
         # Counted before the first look, or many that come at once would all find room.
         self._take_room(token_hash)
         try:
-            (view,) = await self._read([token_hash])
-            watcher = Watcher(view=view)
+            watcher = Watcher(view=await self._first_view(token_hash))
             self._watchers.setdefault(token_hash, set()).add(watcher)
-            if self._polling is None:
-                self._polling = asyncio.create_task(self._poll())
             try:
                 yield watcher
             finally:
                 self._forget(token_hash, watcher)
         finally:
             self._give_room(token_hash)
+
+    async def _first_view(self, token_hash: bytes) -> View:
+        # Those who come at the same moment are read together: thousands may, after a node or the service was away.
+        view: asyncio.Future[View] = asyncio.get_running_loop().create_future()
+        self._arriving.append((token_hash, view))
+        self._arrival.set()
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll())
+        return await view
 
     def count_end(self, reason: str) -> None:
         """Counts a stream that ended, by one of `ENDED`."""
@@ -126,18 +136,42 @@ class Feed:
             del self._watchers[token_hash]
 
     async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
         try:
-            while self._watchers:
-                await self._look()
-                self._look_out()
-                await asyncio.sleep(POLL_S)
+            while self._open:
+                self._arrival.clear()
+                await self._welcome()
+                began_s = loop.time()
+                if began_s >= due_s:
+                    await self._look()
+                    self._look_out()
+                    # Many sessions are read less often, so that they never take more than a quarter of the time.
+                    due_s = loop.time() + max(POLL_S, 3 * (loop.time() - began_s))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrival.wait(), max(0.0, due_s - loop.time()))
         finally:
             self._polling = None
 
+    async def _welcome(self) -> None:
+        while self._arriving:
+            arriving, self._arriving = self._arriving[:AT_ONCE_MAX], self._arriving[AT_ONCE_MAX:]
+            try:
+                views = await self._read([token_hash for token_hash, _ in arriving])
+            except Exception as error:  # noqa: BLE001 - raised again where each of them waits
+                for _, waiting in arriving:
+                    if not waiting.done():
+                        waiting.set_exception(error)
+                continue
+            for (_, waiting), view in zip(arriving, views, strict=True):
+                if not waiting.done():  # whoever came has left meanwhile
+                    waiting.set_result(view)
+
     async def _look(self) -> None:
         asked = list(self._watchers)
+        parts = [asked[first : first + AT_ONCE_MAX] for first in range(0, len(asked), AT_ONCE_MAX)]
         try:
-            views = await self._read(asked)
+            views = [view for part in parts for view in await self._read(part)]
         except (NotDoneError, OutcomeUnknownError) as error:
             self._tell_whether_current(current=False, problem=str(error))
             return

@@ -2,34 +2,44 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import asyncpg
 import pytest
 
 from tests.integration.platform.browser import Page, open_browser
 from tests.integration.platform.customers import Customer, log_in, send, until
-from tests.integration.platform.stage import Platform, start_platform
+from tests.integration.platform.operations import Company, Operator, open_company, operate
+from tests.integration.platform.stage import Platform
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """Two portals of this module's own: its tests close and reopen the service."""
-    yield from start_platform(tmp_path_factory.mktemp("dashboard"), portals=2, customers=12)
+def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
+    """The platform with its settler and its maintenance process, for this module alone: it has windows."""
+    with open_company(tmp_path_factory.mktemp("dashboard")) as company:
+        yield company
 
 
 @pytest.fixture
-async def owner(platform: Platform) -> AsyncIterator[Any]:
-    """A connection as the owner of all, for what the tests arrange; the service is left open."""
-    connection = await asyncpg.connect(platform.postgres.outputs()["admin_dsn"], timeout=5)
-    try:
-        yield connection
-        await connection.execute("update service_state set stage = 'open', gate = 'open'")
-    finally:
-        await connection.close()
+def platform(company: Company) -> Platform:
+    """The company as customers know it."""
+    return Platform(
+        stage=company.stage,
+        postgres=company.postgres,
+        portals=company.portals,
+        balancer=company.balancer,
+        customers=company.customers,
+    )
+
+
+@pytest.fixture
+async def operator(company: Company, session: aiohttp.ClientSession) -> AsyncIterator[Operator]:
+    """An operator who leaves nothing behind."""
+    async with operate(company, session) as operator:
+        yield operator
 
 
 @pytest.fixture
@@ -81,11 +91,12 @@ async def test_everything_can_be_done_by_keyboard(platform: Platform, page: Page
     assert await page.focused() == "email"
     await enter(page, platform, 1)
     assert await page.focused() == "dashboard-title"
-    for field, amount, said in (("deposit", "12,50", "12.50 was paid in."), ("redeem", "2.5", "2.50 is queued")):
+    for field, amount, said in (("deposit", "12,50", "12.50 was paid in."), ("redeem", "2.5", "2.50 is queued as")):
         await page.tab_to(f"{field}-amount")
         await page.type(amount)
         await page.press("Enter")
         await shows(page, f"{field}-result", said)
+    await shows(page, "redemptions", "2.50")
     await page.tab_to("redemptions-frame")
     await page.tab_to("log-out")
     await page.press("Enter")
@@ -169,28 +180,62 @@ async def test_an_amount_that_is_none_is_refused_on_the_page(platform: Platform,
     await shows(page, "balance", "10 000.00")
 
 
-async def test_the_page_is_honest_through_a_window(platform: Platform, page: Page, owner: Any) -> None:
-    """Closed: no number, and why. A redemption is taken meanwhile, with its place. Reopened: no old number as current.
+async def test_a_planned_window_is_announced_with_a_countdown(page: Page, operator: Operator) -> None:
+    """Plans one 26 business hours ahead, without a log-in: start, countdown and schedule; moved and cancelled, too."""
+    await shows(page, "no-windows", "None is planned.")
+    number = await operator.plan(hours_ahead=26.5, minutes=45)
+    await shows(page, "window-title", "Maintenance is planned")
+    await shows(page, "countdown-label", "Begins in")
+    await shows(page, "countdown", "1 d 2 h")
+    assert await page.evaluate("document.querySelectorAll('#windows li').length") == 1
+    later = (await operator.row(number))["planned_start"] + timedelta(hours=24)
+    moved = await operator.ask("POST", f"windows/{number}/move", {"starts_at": later.isoformat(), "reason": "late parts"})
+    assert moved.status == 200, moved
+    await shows(page, "countdown", "2 d 2 h")
+    await shows(page, "windows", "plan 2")
+    await operator.ask("POST", f"windows/{number}/cancel", {"reason": "not needed"})
+    await page.until("!document.getElementById('window').checkVisibility()")
+    await shows(page, "no-windows", "None is planned.")
 
-    Then the sessions are synchronised, and the balance is there again.
+
+async def test_the_page_is_honest_through_a_window(platform: Platform, page: Page, operator: Operator) -> None:
+    """A whole window. Closed: no number, why, and until when; a redemption is taken meanwhile, with its place.
+
+    Reopened: no old number as current, while the test keeps the sessions from being synchronised; then the balance
+    after the redemption, which was settled.
     """
-    row = await enter(page, platform, 4)
-    await owner.execute("update service_state set stage = 'closed'")
+    await enter(page, platform, 4)
+    number = await operator.closed()
     await shows(page, "service", "Closed for maintenance")
+    await shows(page, "said", "Closed")
     await shows(page, "balance", "Closed for now")
+    await shows(page, "countdown-label", "Open again in")
+    left = [seconds(await page.text("countdown"))]
+    await page.until(f"document.getElementById('countdown').textContent !== '{left[0]} s'")
+    left.append(seconds(await page.text("countdown")))
+    assert 30 >= left[0] > left[1] > 0  # 30 business minutes at a rate of 60
     assert "10\u202f000" not in await page.evaluate("document.body.innerText")
     await page.tab_to("redeem-amount")
     await page.type("30")
     await page.press("Enter")
     await shows(page, "redeem-result", "30.00 is queued as number")
-    await shows(page, "redemptions", "queued, place")
-    await owner.execute("update service_state set stage = 'open', epoch = epoch + 1")
-    await shows(page, "balance", "Synchronising with the ledger")
-    await shows(page, "service", "Open")
-    assert "10\u202f000" not in await page.evaluate("document.body.innerText")
-    await owner.fetch("select * from synchronise_sessions(5000)")
-    await page.until("document.getElementById('balance').dataset.state === 'current'")
-    assert await owner.fetchval("select count(*) from redemption where account = $1", row["account"]) == 1
+    await shows(page, "redemptions", "queued, place 1")
+    async with operator.owner.transaction():
+        await operator.owner.execute("lock table differing_account")
+        reply = await operator.ask("POST", f"windows/{number}/finish", {"reason": "all done"})
+        assert reply.status == 200, reply
+        await shows(page, "balance", "Synchronising with the ledger")
+        await shows(page, "service", "Open")
+        assert not {"10\u202f000", "9\u202f970"} & set((await page.evaluate("document.body.innerText")).split())
+    await shows(page, "balance", "9 970.00")
+    await shows(page, "redemptions", "settled")
+
+
+def seconds(text: str) -> int:
+    """The seconds of a countdown below a minute."""
+    number, unit = text.split()
+    assert unit == "s", text
+    return int(number)
 
 
 async def test_an_order_without_an_answer_is_sent_again_with_its_key_over_a_reload(
