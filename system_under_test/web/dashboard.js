@@ -547,7 +547,7 @@ class Order {
     const amount = money(answer.amount, state.scale);
     return answer.kind === "deposit"
       ? `${amount} was paid in.`
-      : `${amount} is queued as number ${answer.id}, place ${answer.place}.`;
+      : `${amount} was queued as number ${answer.id}, at place ${answer.place}.`;
   }
 }
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ async def test_everything_can_be_done_by_keyboard(platform: Platform, page: Page
     assert await page.focused() == "email"
     await enter(page, platform, 1)
     assert await page.focused() == "dashboard-title"
-    for field, amount, said in (("deposit", "12,50", "12.50 was paid in."), ("redeem", "2.5", "2.50 is queued as")):
+    for field, amount, said in (("deposit", "12,50", "12.50 was paid in."), ("redeem", "2.5", "2.50 was queued as")):
         await page.tab_to(f"{field}-amount")
         await page.type(amount)
         await page.press("Enter")
@@ -106,13 +107,16 @@ async def test_everything_can_be_done_by_keyboard(platform: Platform, page: Page
 
 
 async def test_every_control_has_a_name_and_the_page_its_landmarks(page: Page) -> None:
-    """Reads the browser's own accessibility tree: no nameless control, and header, main, footer and one heading."""
+    """Reads the browser's own accessibility tree: no nameless control, landmarks, and headings without a gap."""
     await page.call("Accessibility.enable")
     nodes = [node for node in (await page.call("Accessibility.getFullAXTree"))["nodes"] if not node["ignored"]]
     named = {(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes}
     roles = [role for role, _ in named]
     assert not [one for one in named if one[0] in {"button", "textbox", "link", "region"} and not one[1]]
-    assert {"banner", "main", "contentinfo", "heading", "status"} <= set(roles)
+    assert {"banner", "main", "contentinfo", "status"} <= set(roles)
+    levels = await page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((one) => Number(one.tagName[1]))")
+    assert levels.count(1) == 1
+    assert all(level - before <= 1 for before, level in pairwise([0, *levels])), levels
     assert {("textbox", "E-mail"), ("textbox", "Password"), ("button", "Log in")} <= named
 
 
@@ -189,7 +193,9 @@ async def test_a_planned_window_is_announced_with_a_countdown(page: Page, operat
     await shows(page, "countdown", "1 d 2 h")
     assert await page.evaluate("document.querySelectorAll('#windows li').length") == 1
     later = (await operator.row(number))["planned_start"] + timedelta(hours=24)
-    moved = await operator.ask("POST", f"windows/{number}/move", {"starts_at": later.isoformat(), "reason": "late parts"})
+    moved = await operator.ask(
+        "POST", f"windows/{number}/move", {"starts_at": later.isoformat(), "reason": "late parts"}
+    )
     assert moved.status == 200, moved
     await shows(page, "countdown", "2 d 2 h")
     await shows(page, "windows", "plan 2")
@@ -218,7 +224,7 @@ async def test_the_page_is_honest_through_a_window(platform: Platform, page: Pag
     await page.tab_to("redeem-amount")
     await page.type("30")
     await page.press("Enter")
-    await shows(page, "redeem-result", "30.00 is queued as number")
+    await shows(page, "redeem-result", "30.00 was queued as number")
     await shows(page, "redemptions", "queued, place 1")
     async with operator.owner.transaction():
         await operator.owner.execute("lock table differing_account")
