@@ -214,7 +214,9 @@ async def test_tries_from_elsewhere_do_not_keep_a_customer_out(
     assert (await try_to_log_in(session, platform, 8, device=unknown)).status == 429
     assert (await try_to_log_in(session, platform, 8, device=device)).status == 201
     # Another customer's device is nobody's here.
-    assert (await try_to_log_in(session, platform, 9, device=device)).status == 201
+    others = secrets.token_urlsafe(32)
+    assert (await try_to_log_in(session, platform, 9, device=others)).status == 201
+    assert (await try_to_log_in(session, platform, 8, device=others)).status == 429
     for _ in range(10):
         await try_to_log_in(session, platform, 8, password="wrong", device=device)
     assert (await try_to_log_in(session, platform, 8, device=device)).status == 429
