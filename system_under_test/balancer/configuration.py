@@ -136,10 +136,9 @@ def _route(path: Mapping[str, str], retry: Mapping[str, Any] | None, headers: Se
 
 
 def _stream(retry: Mapping[str, Any] | None) -> dict[str, Any]:
-    # Lasts as long as something is sent: no limit on the whole, and none on one try, which would cut it too.
+    # Lasts as long as something is sent. The limit on one try is one on its first byte, as long as the whole has none.
     route = _route({"path": "/v1/events"}, retry, [])
     route["route"] |= {"timeout": "0s", "idle_timeout": _seconds(STREAM_IDLE_S)}
-    route["route"].get("retry_policy", {}).pop("per_try_timeout", None)
     return route
 
 

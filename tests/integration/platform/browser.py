@@ -77,7 +77,7 @@ class Page:
         number = next(self._numbers)
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self.socket.send_json({"id": number, "method": method, "params": parameters})
-        said = await asyncio.wait_for(self._answers[number], 15)
+        said = await asyncio.wait_for(self._answers[number], 40)
         assert "error" not in said, (method, said)
         return said["result"]
 
@@ -89,7 +89,7 @@ class Page:
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")
 
-    async def until(self, expression: str, *, within_s: float = 10.0) -> Any:
+    async def until(self, expression: str, *, within_s: float = 20.0) -> Any:
         """Waits until the expression is true in the page, looking at each frame; gives its value.
 
         Fails with what the page shows.

@@ -64,7 +64,7 @@ async def enter(page: Page, platform: Platform, number: int) -> dict[str, str]:
     return row
 
 
-async def shows(page: Page, element: str, text: str, *, within_s: float = 10.0) -> None:
+async def shows(page: Page, element: str, text: str, *, within_s: float = 20.0) -> None:
     """Waits until an element that is seen contains a text; thin spaces count as spaces."""
     content = f"document.getElementById('{element}')"
     await page.until(
