@@ -11,12 +11,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.accrual import measure_accrual
 from tests.benchmarks.measure import Figure
 from tests.benchmarks.platform import measure_a_run
 from tests.benchmarks.recording import measure_recording
 from tests.benchmarks.verification import measure_verification
 
-_MEASUREMENTS: tuple[Callable[[], Iterator[Figure]], ...] = (measure_recording, measure_verification, measure_a_run)
+_MEASUREMENTS: tuple[Callable[[], Iterator[Figure]], ...] = (
+    measure_recording,
+    measure_verification,
+    measure_accrual,
+    measure_a_run,
+)
 
 
 def main() -> int:

@@ -163,7 +163,7 @@ begin
     ), paid as (
         insert into transfer (kind, debit_account, credit_account, amount, business_at)
         select 'interest', 'interest-' || e.wallet, e.account, e.interest, v_end
-        from earning e where e.interest > 0 order by e.account
+        from earning e where e.interest > 0
     )
     select coalesce(sum(e.interest), 0)::bigint into credited from earning e;
 
