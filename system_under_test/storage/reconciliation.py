@@ -72,8 +72,8 @@ async def reconcile(service: Verifier, *, full: bool, anew: bool = False) -> Rec
     """Verifies the ledger, records the result with our signature, and sets the gate by it.
 
     A `full` check takes the hours of interest up to the newest record that passed by their totals, and each snapshot
-    only of later ones; with `anew` each snapshot of all. Where nothing came since the newest record, a check that
-    is not full gives that one's result and records nothing.
+    only of later ones; with `anew` each snapshot of all. A check that is not full is one all the same where no
+    record passed yet; where nothing came since the newest record, it gives that one's result and records nothing.
 
     Raises:
         NotDoneError: the database cannot be asked now, or another reconciliation was recorded meanwhile.
@@ -92,16 +92,17 @@ async def reconcile(service: Verifier, *, full: bool, anew: bool = False) -> Rec
             return _result(newest)
         trusted = await _newest(connection, passed=True)
         since = None if full else trusted
+        whole = since is None
         hours_after = None if anew or trusted is None else trusted.accrued_to
-        problems = [problem async for problem in _wrong_records(connection, anchor, newest, whole=since is None)]
+        problems = [problem async for problem in _wrong_records(connection, anchor, newest, whole=whole)]
         problems += [problem async for problem in _wrong_rows(connection, since)]
-        if full and (hours := await _found(connection, "select * from check_hours()")):
+        if whole and (hours := await _found(connection, "select * from check_hours()")):
             problems += hours
             hours_after = None  # to name the snapshots that are behind it
         problems += [problem async for problem in _wrong_hours(connection, hours_after, moment["accrued_to"])]
     record = Record(
         number=1 if newest is None else newest.number + 1,
-        full=since is None,
+        full=whole,
         passed=not problems,
         **{name: moment[name] for name in (*_PROGRESS, "batch_hash")},
         problems=json.dumps([dataclasses.asdict(problem) for problem in problems], separators=(",", ":")),

@@ -84,6 +84,19 @@ async def test_a_check_of_what_is_new_finds_what_came_and_whom_it_touched(books:
     assert await books.gate() == ("open", "")
 
 
+async def test_without_a_record_that_passed_a_check_of_what_is_new_looks_at_everything(books: Books) -> None:
+    """Forgets all records and the anchor and falsifies an hour's account of itself: named, by a whole check."""
+    (books.folder / ANCHOR_FILE).unlink()
+    await books.plant(
+        "delete from reconciliation",
+        "update accrual_hour set credited = credited + 1 where hour = (select min(hour) from accrual_hour)",
+    )
+    found = await books.verify(full=False)
+    assert [problem.table for problem in found.problems] == ["accrual_hour"]
+    async with books.owner() as owner:
+        assert await owner.fetchval('select "full" from reconciliation')
+
+
 async def test_nothing_new_needs_no_new_record(books: Books) -> None:
     """Checks what is new three times around one deposit: one record more, and answers cover the newest transfer."""
     heads = [(await books.verify(full=False)).head]
