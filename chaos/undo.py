@@ -178,6 +178,8 @@ def _by_hand(step: Step) -> str:
             return f"kill -{step.get('signal')} {step.get('pid')}"
         case "command":
             return " ".join(map(str, step.get("command", ())))
+        case "sql":
+            return f"the statement {step.get('sql')}"
         case "http":
             return f"{step.get('method', 'POST')} {step.get('url')}"
         case "start":
@@ -222,6 +224,16 @@ def _command(step: Step, _starter: Starter | None) -> str:
         within_s=float(step.get("within_s", STEP_LIMIT_S)),
     )
     return f"ran {' '.join(command)}"
+
+
+@register("sql")
+def _sql(step: Step, _starter: Starter | None) -> str:
+    from asyncio import run
+
+    from chaos.targets.database import execute
+
+    run(execute(str(step["dsn"]), str(step["sql"]), within_s=float(step.get("within_s", STEP_LIMIT_S))))
+    return f"executed {step['sql']}"
 
 
 @register("http")

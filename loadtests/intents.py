@@ -31,15 +31,28 @@ class Intent:
     key: str | None = None
 
 
-def intend(seed: int, writer: int, number: int, *, run_id: str = "") -> Intent:
+def intend(
+    seed: int,
+    writer: int,
+    number: int,
+    *,
+    run_id: str = "",
+    weights: Mapping[str, int] = WEIGHTS,
+    redeem: tuple[int, int] = REDEEM_RANGE,
+) -> Intent:
     """What arrival `number` of load process `writer` does.
 
     Only the key depends on `run_id` too: a second run with the same seed against a target that stayed up asks for
     new effects, instead of being given the stored answers of the first.
     """
     rng = random.Random(f"{seed}/{writer}/{number}")  # noqa: S311  # to be repeated, not to be secret
-    f = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
+    f = rng.choices(tuple(weights), tuple(weights.values()))[0]
     if f == BALANCE:
         return Intent(f=f)
-    amount = rng.randint(*(DEPOSIT_RANGE if f == DEPOSIT else REDEEM_RANGE))
+    amount = rng.randint(*(DEPOSIT_RANGE if f == DEPOSIT else redeem))
     return Intent(f=f, amount=amount, key=str(uuid.uuid5(_KEYS, f"{run_id}/{seed}/{writer}/{number}")))
+
+
+def repeats(seed: int, writer: int, number: int, *, ratio: float = 0.1) -> bool:
+    """Whether arrival `number` is an order sent again, as clients do that have lost an answer."""
+    return random.Random(f"{seed}/{writer}/{number}/again").random() < ratio  # noqa: S311  # to be repeated

@@ -15,7 +15,7 @@ import gevent
 from locust import task
 
 from loadtests.client import Answer, HonestUser
-from loadtests.intents import BALANCE, DEPOSIT, REDEEM, intend
+from loadtests.intents import BALANCE, DEPOSIT, REDEEM, Intent, intend
 from loadtests.protocol import LoadError
 
 ACCOUNTS_FILE: Final = "accounts.csv"
@@ -77,6 +77,10 @@ class Saver(HonestUser):
         if intent.f == BALANCE:
             self.client.get("/v1/balance", f=BALANCE, value=self.asked)
             return
+        self.order(intent)
+
+    def order(self, intent: Intent) -> None:
+        """Sends an order under its key."""
         self.client.post(
             _EFFECTS[intent.f],
             f=intent.f,

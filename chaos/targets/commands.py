@@ -11,6 +11,7 @@ from chaos.errors import TargetError
 from chaos.leftovers import members_of
 from chaos.processes import INSTANCE_MARK, Identity, Process, kill_all, own_environment, spawn
 from chaos.roster import Roster
+from chaos.targets.database import execute
 from chaos.targets.models import Action, QuietWhen, Run
 from chaos.targets.observing import observe
 from chaos.targets.system import System
@@ -171,6 +172,8 @@ class Commands:
                 raise TargetError(f"action {name}: {method} {url}: status {status}: {shown}")
         if action.command is not None:
             await self.run(f"action-{name}", action.command, action.env, within_s=action.within)
+        if action.sql is not None and action.dsn is not None:
+            await execute(self._system.dsn(action.dsn), action.sql, within_s=action.within)
         if action.effect is not None:
             effect = action.effect
             seen = await self.await_reading(effect.observe, lambda value: same(value, effect.equals), effect.within)
@@ -197,6 +200,8 @@ class Commands:
             method, url, body, headers = self._system.request(undo.http)
             step: dict[str, Any] = {"do": "http", "method": method, "url": url, "json": body, "headers": headers}
             return (step,)
+        if undo.sql is not None and undo.dsn is not None:
+            return ({"do": "sql", "dsn": self._system.dsn(undo.dsn), "sql": undo.sql},)
         command = argv_of(self._system, [expand(part, self._system.look_up) for part in undo.command or []])
         return ({"do": "command", "command": command, "cwd": str(self._system.topology.folder)},)
 

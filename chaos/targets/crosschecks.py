@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 from urllib.parse import urlsplit
 
-from chaos.targets.models import Action, Reading, Request, Role, TopologyFile
+from chaos.targets.models import Action, Reading, Role, TopologyFile, Undo
 from chaos.targets.templates import BUILT_IN, OF_FINAL, OF_INSTANCE, OF_RUN, is_reference, names_in, numbered
 from chaos.wording import Place, suggest
 
@@ -185,23 +185,20 @@ def _check_reading(place: Place, rule: Reading, file: TopologyFile, names: Names
 
 
 def _check_action(place: Place, action: Action, file: TopologyFile, names: Names) -> Iterator[Problem]:
-    yield from _check_run(place, action.http, action.command, action.env, file, names)
+    yield from _check_way(place, action, action.env, file, names)
     if action.effect and action.effect.observe not in names.readings:
         yield (*place, "effect", "observe"), _no_reading(action.effect.observe, names)
     if action.undo:
-        yield from _check_run((*place, "undo"), action.undo.http, action.undo.command, {}, file, names)
+        yield from _check_way((*place, "undo"), action.undo, {}, file, names)
 
 
-def _check_run(
-    place: Place,
-    request: Request | None,
-    command: list[str] | None,
-    env: Mapping[str, str],
-    file: TopologyFile,
-    names: Names,
+def _check_way(
+    place: Place, way: Action | Undo, env: Mapping[str, str], file: TopologyFile, names: Names
 ) -> Iterator[Problem]:
-    yield from _check_texts(place, {"command": command or [], "env": env}, OF_RUN, (), names)
-    if request is not None:
+    yield from _check_texts(place, {"command": way.command or [], "env": env}, OF_RUN, (), names)
+    if way.dsn is not None:
+        yield from _check_dsn((*place, "dsn"), way.dsn, names)
+    if (request := way.http) is not None:
         yield from _check_url((*place, "http", "url"), request.url, file, names)
         texts = {"json": request.body, "headers": request.headers, "path": request.path}
         yield from _check_texts((*place, "http"), texts, OF_RUN, (), names)

@@ -1,6 +1,7 @@
-"""One value out of a PostgreSQL database, over a connection of its own: a reading must not depend on an older one."""
+"""A PostgreSQL database asked over a connection of its own: a reading must not depend on an older one."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import asyncpg
@@ -14,11 +15,24 @@ async def fetch_value(dsn: str, sql: str, *, within_s: float) -> Any:
     Raises:
         TargetError: no connection, an error in the query, or no answer in time.
     """
+    return await _ask(dsn, sql, lambda connection: connection.fetchval(sql, timeout=within_s), within_s)
+
+
+async def execute(dsn: str, sql: str, *, within_s: float) -> None:
+    """Carries out the statements in `sql`, all or none of them.
+
+    Raises:
+        TargetError: no connection, a statement that was refused, or no answer in time.
+    """
+    await _ask(dsn, sql, lambda connection: connection.execute(sql, timeout=within_s), within_s)
+
+
+async def _ask(dsn: str, sql: str, question: Callable[[Any], Coroutine[Any, Any, Any]], within_s: float) -> Any:
     try:
         async with asyncio.timeout(within_s):
             connection = await asyncpg.connect(dsn, timeout=within_s, statement_cache_size=0)
             try:
-                return await connection.fetchval(sql, timeout=within_s)
+                return await question(connection)
             finally:
                 connection.terminate()
     except TimeoutError as error:

@@ -272,23 +272,36 @@ class Effect(Strict):
     within: PositiveSeconds = 10.0
 
 
+def _one_way_to_act(model: "Undo | Action") -> None:
+    _exactly_one(model, ("http", "command", "sql"))
+    if (model.sql is None) != (model.dsn is None):
+        raise ValueError("sql and dsn belong together")
+
+
 class Undo(Strict):
-    """How an action is taken back: exactly one of `http`, `command`."""
+    """How an action is taken back: exactly one of `http`, `command`, `sql`; harmless when it was taken back already."""
 
     http: Request | None = None
     command: Command | None = None
+    sql: str | None = None
+    dsn: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        _exactly_one(self, ("http", "command"))
+        _one_way_to_act(self)
         return self
 
 
 class Action(Strict):
-    """What an operator can do to the system: exactly one of `http`, `command`."""
+    """What an operator can do to the system: exactly one of `http`, `command`, `sql`.
+
+    The statements of `sql` are one transaction.
+    """
 
     http: Request | None = None
     command: Command | None = None
+    sql: str | None = None
+    dsn: str | None = None
     env: Environment = {}
     within: PositiveSeconds = 60.0
     effect: Effect | None = None
@@ -296,7 +309,7 @@ class Action(Strict):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        _exactly_one(self, ("http", "command"))
+        _one_way_to_act(self)
         return self
 
 

@@ -1,10 +1,15 @@
 """A target with a real PostgreSQL, which hides: its environment is overwritten and its backends leave the session."""
 
+import asyncio
 import json
 import signal
 from pathlib import Path
 
+import pytest
+
+from chaos.errors import TargetError
 from chaos.processes import alive, identify, send
+from chaos.undo import carry_out
 from tests.integration.targets.workshop import Workshop
 
 ROLE = {
@@ -56,3 +61,37 @@ async def test_a_database_is_killed_restarted_read_and_gone(workshop: Workshop) 
     assert not any(alive(identity) for identity in known)
     assert not workshop.has_data("run-1")
     assert segments_of(pids(workshop)) == []
+
+
+async def test_an_action_can_be_a_statement_and_so_can_its_undo(workshop: Workshop) -> None:
+    """Two statements are carried out as one; of two with a mistake in the second nothing stays; undone twice."""
+    mark = {"sql": "create table mark (n int); insert into mark values (7)", "dsn": "postgres.admin_dsn"}
+    path = workshop.topology(
+        {"postgres": dict(ROLE)},
+        outputs={"postgres": ["admin_dsn"]},
+        observe={
+            "marked": {"sql": "select (to_regclass('mark') is not null)::int", "dsn": "postgres.admin_dsn"},
+            "half": {"sql": "select (to_regclass('half') is not null)::int", "dsn": "postgres.admin_dsn"},
+        },
+        actions={
+            "mark": {
+                **mark,
+                "effect": {"observe": "marked", "is": 1},
+                "undo": {"sql": "drop table if exists mark", "dsn": "postgres.admin_dsn"},
+            },
+            "half": {"sql": "create table half (n int); insert into half values ('x')", "dsn": "postgres.admin_dsn"},
+        },
+    )
+    async with workshop.opened(path) as opened:
+        target = opened.target
+        await target.start()
+        assert (await target.in_effect("mark"))[0] is False
+        await target.act("mark")
+        assert await target.in_effect("mark") == (True, {"marked": 1.0})
+        (step,) = target.undo_of("mark")
+        for _ in range(2):
+            await asyncio.to_thread(carry_out, step)
+            assert (await target.in_effect("mark"))[0] is False
+        with pytest.raises(TargetError, match="invalid input syntax"):
+            await target.act("half")
+        assert await target.observe("half") == 0

@@ -1,0 +1,33 @@
+"""Withdrawers in a rush: nearly everybody redeems, one order in ten is sent again, and deposits go on.
+
+A repeated order has the key and the amount of the same saver's order before: it must be answered from what was stored.
+"""
+
+from locust import task
+
+from loadtests.intents import DEPOSIT, REDEEM, Intent, intend, repeats
+from loadtests.savers import Saver
+
+WEIGHTS = {DEPOSIT: 1, REDEEM: 19}
+REDEEM_RANGE = (1, 10_000)
+"""Some ask for more than they have after a while, and must be refused."""
+
+
+class Withdrawer(Saver):
+    """Logs in, then takes money out."""
+
+    def on_start(self) -> None:
+        """Logs in; nothing has been ordered yet."""
+        super().on_start()
+        self._before: Intent | None = None
+
+    @task  # type: ignore[untyped-decorator]  # Locust has no types
+    def operate(self) -> None:
+        """What this arrival is to do: a new order, or the one before once more."""
+        load = self.load
+        number = self.arrival_number
+        if self._before is None or not repeats(load.seed, load.journal.writer, number):
+            self._before = intend(
+                load.seed, load.journal.writer, number, run_id=load.run_id, weights=WEIGHTS, redeem=REDEEM_RANGE
+            )
+        self.order(self._before)
