@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from system_under_test.logs import configure_logs
 from system_under_test.services.payouts import Payouts
 from system_under_test.services.service import Service
-from system_under_test.storage.database import Database, DatabaseLimits
+from system_under_test.storage.database import Database, DatabaseLimits, NotDoneError
 from system_under_test.storage.lease import Lease
 from tests.integration.platform import customers
 from tests.integration.platform.stage import Process, Stage, await_true
@@ -93,9 +93,16 @@ class Settlement:
     payouts: Payouts
 
     async def settle(self) -> None:
-        """Settles all that is queued."""
-        while await self.service.database.row("select * from settle_chunk($1, 5000)", self.lease.token):
-            pass
+        """Settles all that is queued; a lease that a busy machine lost is waited for."""
+        await until(self._settled, bool)
+
+    async def _settled(self) -> bool:
+        if self.lease.token is None:
+            return False
+        settle = self.service.database.row("select * from settle_chunk($1, 5000)", self.lease.token)
+        with suppress(NotDoneError):
+            return await settle is None
+        return False
 
     async def propose(self) -> list[int]:
         """Settles, and makes batches of all that is settled; gives the numbers of the unpaid ones."""
@@ -104,7 +111,8 @@ class Settlement:
         return [row["number"] for row in rows]
 
     async def _propose(self) -> Any:
-        await self.service.database.row("select propose_payouts($1)", self.lease.token)
+        with suppress(NotDoneError):
+            await self.service.database.row("select propose_payouts($1)", self.lease.token)
         behind = await self.state("select 1 from payout_progress p, settlement s where p.considered < s.decided")
         return [] if behind else await self.state("select number from payout_batch where transfer is null order by 1")
 
