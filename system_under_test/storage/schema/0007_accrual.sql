@@ -88,7 +88,7 @@ language sql volatile set search_path = public, pg_temp as $$
         (select date_trunc('hour', c.business, 'UTC') from business_clock c order by c.wall limit 1))
 $$;
 
--- Begins the next hour where it is over; gives that hour, null where none is.
+-- Begins the next hour; gives the one that is begun, null where none is over.
 create function begin_accrual_hour(p_token bigint) returns timestamptz
 language plpgsql set search_path = public, pg_temp as $$
 declare
@@ -103,8 +103,8 @@ begin
             insert into accrual_hour (hour, rate_ppb) values (
                 v_hour,
                 (select r.rate_ppb from interest_rate r where r.from_hour <= v_hour order by r.from_hour desc limit 1));
-            return v_hour;
         end if;
+        return (select max(h.hour) from accrual_hour h);
     end if;
     return null;
 end
@@ -177,7 +177,7 @@ end
 $$;
 
 -- Does the next thing that there is to do, and says what it was:
---   begun      `hour` was begun
+--   begun      `hour` was begun, here or by another at this moment
 --   accrued    `accounts` more of `hour` were credited `credited` units together, `took_s` seconds after its begin
 --   finished   the same, and they were the last ones
 --   waiting    `hour` is not over; it will be in `took_s` seconds of wall time, as the clock runs now
