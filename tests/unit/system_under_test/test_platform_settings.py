@@ -84,7 +84,12 @@ def test_a_command_without_its_environment_ends_with_64_and_says_what_is_missing
     for variable in ("HOLDFAST_PORT", "DATABASE_URL", "DATABASE_ADMIN_URL", "DATABASE_AUDITOR_URL", "OPERATOR_URL"):
         monkeypatch.delenv(variable, raising=False)
     out = ["--out", str(tmp_path / "out")]
-    needed = {"seed": ["--accounts", "3", *out], "dump": out, "operator": ["windows", "list"]}
+    needed = {
+        "seed": ["--accounts", "3", *out],
+        "dump": out,
+        "operator": ["windows", "list"],
+        "signers": ["list"],
+    }
     arguments = needed.get(name, [])
     assert main([name, *arguments]) == 64
     said = capsys.readouterr().err
