@@ -21,7 +21,7 @@ create table accrual_hour (
 
 -- The business time of a moment of wall time; before the first piece it stands still.
 create function business_time(p_wall timestamptz) returns timestamptz
-language sql stable set search_path = public, pg_temp as $$
+language sql stable security definer set search_path = public, pg_temp as $$
     select c.business + greatest(p_wall - c.wall, interval '0') * c.rate
     from business_clock c
     order by c.wall <= p_wall desc, case when c.wall <= p_wall then c.wall end desc, c.wall
@@ -30,14 +30,14 @@ $$;
 
 -- When that business time will be (or was), on the clock as it runs now.
 create function wall_time(p_business timestamptz) returns timestamptz
-language sql stable set search_path = public, pg_temp as $$
+language sql stable security definer set search_path = public, pg_temp as $$
     select c.wall + (p_business - c.business) / c.rate from business_clock c order by c.wall desc limit 1
 $$;
 
 -- What a transfer is dated with: now, and never before the end of an hour whose interest has been begun, or a wall
 -- clock that was set back would put money into an hour that is over.
 create function business_now() returns timestamptz
-language sql volatile set search_path = public, pg_temp as $$
+language sql volatile security definer set search_path = public, pg_temp as $$
     select greatest(
         business_time(clock_timestamp()), (select max(h.hour) + interval '1 hour' from accrual_hour h))
 $$;

@@ -37,21 +37,40 @@ create table lease (
 insert into lease (name, holder, token, expires_at)
     select name, '', 0, '-infinity' from unnest(array['accrual', 'settlement']) as named (name);
 
+-- A lease is for the role of its name: accrual can never settle.
+create function refuse_foreign_lease(p_name text) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    if session_user not in ('savings_' || p_name, current_user) then
+        raise exception 'the lease % is not for %', p_name, session_user using errcode = 'insufficient_privilege';
+    end if;
+end
+$$;
+
 -- Takes or renews a lease for `p_seconds`; gives its token, null while another holds it.
 create function take_lease(p_name text, p_holder text, p_seconds double precision) returns bigint
-language sql volatile security definer set search_path = public, pg_temp as $$
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+    v_token bigint;
+begin
+    perform refuse_foreign_lease(p_name);
     update lease
     set holder = p_holder,
         token = case when holder = p_holder and expires_at > clock_timestamp() then token else token + 1 end,
         expires_at = clock_timestamp() + make_interval(secs => p_seconds)
     where name = p_name and (holder = p_holder or expires_at <= clock_timestamp())
-    returning token
+    returning token into v_token;
+    return v_token;
+end
 $$;
 
 -- Gives a lease back at once, so that a planned stop costs no waiting.
 create function release_lease(p_name text, p_token bigint) returns void
-language sql volatile security definer set search_path = public, pg_temp as $$
-    update lease set expires_at = clock_timestamp() where name = p_name and token = p_token
+language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+    perform refuse_foreign_lease(p_name);
+    update lease set expires_at = clock_timestamp() where name = p_name and token = p_token;
+end
 $$;
 
 -- Raises SV001 unless `p_token` is in force; it stays in force until the transaction ends, because nobody can take the

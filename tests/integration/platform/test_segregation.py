@@ -22,6 +22,9 @@ ROLES: Final = {
 SIGNERS: Final = {"signer-1", "signer-2", "signer-3"}
 # What is tried, and the roles whose duty it is; nobody else may, and the owner is no process's role.
 STATEMENTS: Final[dict[str, tuple[str, set[str]]]] = {
+    "takes the lease of settlement": ("select take_lease('settlement', 'thief', 60)", {"settlement"}),
+    "takes the lease of accrual": ("select take_lease('accrual', 'thief', 60)", {"accrual"}),
+    "gives settlement's lease away": ("select release_lease('settlement', 1)", {"settlement"}),
     "moves money by a transfer of its own": (
         (
             "insert into transfer (kind, debit_account, credit_account, amount)"
@@ -191,3 +194,16 @@ async def test_no_function_is_open_to_everybody(owner: Any) -> None:
     assert [row["function"] for row in rows if row["open"]] == []
     loose = [row["function"] for row in rows if row["definer"] and "search_path=public, pg_temp" not in row["settings"]]
     assert loose == []
+
+
+@pytest.mark.parametrize("role", ["portal", "auditor", "accrual", "settlement", "maintenance", "notifier"])
+async def test_every_role_of_the_service_can_tell_business_time(platform: Platform, role: str) -> None:
+    """Calls each function of the clock as the role itself, not from within another function."""
+    connection = await asyncpg.connect(platform.postgres.outputs()[ROLES[role]], timeout=5)
+    try:
+        row = await connection.fetchrow(
+            "select business_now() as now, business_time(clock_timestamp()) as then, wall_time(business_now()) as wall"
+        )
+    finally:
+        await connection.close()
+    assert all(value is not None for value in row.values())
