@@ -8,6 +8,7 @@ Payouts of what was settled are made beside it, under the same lease.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Final
 
 import asyncpg
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 
 from system_under_test.domain.bisection import Bisection
+from system_under_test.domain.pacing import FIRST, next_limit
 from system_under_test.services.payouts import Payouts
 from system_under_test.services.service import Service, ServiceSettings, run_service
 from system_under_test.settings import Arguments, read_settings
@@ -91,7 +93,7 @@ class SettlementMetrics:
 
 
 class Settler:
-    """Decides chunk after chunk while the lease is ours."""
+    """Decides chunk after chunk while the lease is ours: of up to `chunk` redemptions, fewer where that takes long."""
 
     def __init__(
         self,
@@ -105,7 +107,8 @@ class Settler:
         self._lease = lease
         self._metrics = metrics
         self._redemptions = Redemptions(service.database)
-        self._bisection = Bisection(limit=chunk)
+        self._chunk_max = chunk
+        self._bisection = Bisection(limit=min(FIRST, chunk))
 
     async def run(self) -> None:
         """Settles until the service is told to stop."""
@@ -141,12 +144,18 @@ class Settler:
 
     async def _settle(self, token: int) -> float:
         started_s = time.perf_counter()
-        chunk = await self._redemptions.settle(token, self._bisection.size)
+        asked = self._bisection.size
+        chunk = await self._redemptions.settle(token, asked)
         if chunk is None:
             return _IDLE_S
-        self._metrics.chunk_seconds.observe(time.perf_counter() - started_s)
+        took_s = time.perf_counter() - started_s
+        items = chunk.last - chunk.first + 1
+        self._metrics.chunk_seconds.observe(took_s)
         self._metrics.count(chunk)
-        self._bisection = self._bisection.passed(chunk.last - chunk.first + 1)
+        self._bisection = self._bisection.passed(items)
+        if asked == self._bisection.limit:
+            limit = next_limit(asked, items=items, took_s=took_s, at_most=self._chunk_max)
+            self._bisection = replace(self._bisection, limit=limit)
         return 0.0
 
     async def _narrow(self, token: int, error: asyncpg.PostgresError) -> float:

@@ -12,13 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.accrual import measure_accrual
+from tests.benchmarks.intake import measure_intake
 from tests.benchmarks.measure import Figure
 from tests.benchmarks.platform import measure_a_run
 from tests.benchmarks.recording import measure_recording
+from tests.benchmarks.settlement import measure_settlement
 from tests.benchmarks.verification import measure_verification
 
 _MEASUREMENTS: tuple[Callable[[], Iterator[Figure]], ...] = (
     measure_recording,
+    measure_intake,
+    measure_settlement,
     measure_verification,
     measure_accrual,
     measure_a_run,

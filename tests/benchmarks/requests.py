@@ -48,6 +48,8 @@ def send_all(url: str, requests: Sequence[bytes], *, connections: int, expected:
 
 async def _send_all(url: str, requests: Sequence[bytes], connections: int, expected: bytes) -> Load:
     parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
     loop = asyncio.get_running_loop()
     waiting = iter(requests)
     latencies: list[float] = []

@@ -118,7 +118,7 @@ async def test_a_number_that_cannot_be_is_refused_by_its_name(
 async def test_tickets_of_many_at_once_are_in_the_order_of_their_answers(
     platform: Platform, session: aiohttp.ClientSession
 ) -> None:
-    """Eight customers at once, each one after the other: whose ticket came before another asked has the lower number."""
+    """Eight customers at once, each one after the other: whose ticket came before another asked has the lower one."""
     people = [await log_in(session, platform, number) for number in range(24, 32)]
     loop = asyncio.get_running_loop()
 
