@@ -384,7 +384,8 @@ function renderBalance() {
 
 function redemptionText(one) {
   if (one.status === "queued") {
-    return `queued, place ${one.place}`;
+    const expected = one.expected_at === null ? "" : `, expected by ${timeOfDay(new Date(one.expected_at))}`;
+    return `queued, place ${one.place}${expected}`;
   }
   const reason = one.reason === null ? "" : `: ${REASONS[one.reason] ?? one.reason}`;
   return one.status === "parked" ? `set aside for a check${reason}` : `${one.status}${reason}`;

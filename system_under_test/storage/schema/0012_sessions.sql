@@ -158,7 +158,7 @@ end
 $$;
 
 -- What the sessions' owners see now, in the order of `p_token_hashes`: the balance as in read_balance, and the newest 20
--- redemptions as in read_redemptions, as JSON.
+-- redemptions as in read_redemptions with the time at which they will be settled, as JSON.
 create function read_views(p_token_hashes bytea[])
 returns table (outcome text, account text, balance bigint, interest bigint, head bigint, redemptions text)
 language sql stable security definer set search_path = public, pg_temp as $$
@@ -169,6 +169,10 @@ language sql stable security definer set search_path = public, pg_temp as $$
         select json_agg(json_build_object(
             'id', r.seq, 'kind', 'redemption', 'amount', r.amount, 'status', r.status, 'reason', r.reason,
             'place', r.place, 'transfer', r.transfer,
+            -- To five seconds: while nothing is settled it moves on with the time, and each change is told.
+            'expected_at', to_char(
+                date_bin('5 seconds', expected_settlement(r.place) + interval '5 seconds', 'epoch') at time zone 'UTC',
+                'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             'accepted_at', to_char(r.accepted_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             'decided_at', to_char(r.decided_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
         ) order by r.seq desc)::text as redemptions

@@ -83,6 +83,23 @@ async def test_a_stream_tells_its_own_account_alone(platform: Platform, session:
         assert len([event for event in theirs.events if event.kind == "balance"]) == 1
 
 
+async def test_redemptions_are_told_as_the_api_tells_them(platform: Platform, session: aiohttp.ClientSession) -> None:
+    """Queues two, with nobody to settle them: the stream has what GET /v1/redemptions has, newest first."""
+    saver = await log_in(session, platform, 9)
+    headers = {"Authorization": f"Bearer {saver.token}"}
+    async with watching(node_url(platform, 0), saver.token) as stream:
+        await stream.until(lambda it: it.newest("redemptions") == {"redemptions": []})
+        for amount in (3, 4):
+            assert (await saver.order("redemptions", {"amount": amount})).status == 202
+        await stream.until(lambda it: len(it.newest("redemptions")["redemptions"]) == 2)
+        told = stream.newest("redemptions")["redemptions"]
+        asked = (await send(session, "GET", f"{platform.url}/v1/redemptions", headers=headers)).body["redemptions"]
+        assert [one["amount"] for one in told] == [4, 3]
+        # When it is expected moves on with the time, and both are asked at different moments.
+        assert [{**one, "expected_at": None} for one in told] == [{**one, "expected_at": None} for one in asked]
+        assert {type(one["expected_at"]) for one in told} == {type(one["expected_at"]) for one in asked}
+
+
 async def test_no_number_is_told_while_balances_are_closed_or_synchronised(
     platform: Platform, session: aiohttp.ClientSession, owner: Any
 ) -> None:
