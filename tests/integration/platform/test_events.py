@@ -83,9 +83,12 @@ async def test_a_stream_tells_its_own_account_alone(platform: Platform, session:
         assert len([event for event in theirs.events if event.kind == "balance"]) == 1
 
 
-async def test_redemptions_are_told_as_the_api_tells_them(platform: Platform, session: aiohttp.ClientSession) -> None:
-    """Queues two, with nobody to settle them: the stream has what GET /v1/redemptions has, newest first."""
+async def test_redemptions_are_told_as_the_api_tells_them(
+    platform: Platform, session: aiohttp.ClientSession, owner: Any
+) -> None:
+    """Queues two while nothing is settled: the stream has what GET /v1/redemptions has; then that they are settled."""
     saver = await log_in(session, platform, 9)
+    await owner.execute("update service_state set stage = 'closed'")
     headers = {"Authorization": f"Bearer {saver.token}"}
     async with watching(node_url(platform, 0), saver.token) as stream:
         await stream.until(lambda it: it.newest("redemptions") == {"redemptions": []})
@@ -97,7 +100,9 @@ async def test_redemptions_are_told_as_the_api_tells_them(platform: Platform, se
         assert [one["amount"] for one in told] == [4, 3]
         # When it is expected moves on with the time, and both are asked at different moments.
         assert [{**one, "expected_at": None} for one in told] == [{**one, "expected_at": None} for one in asked]
-        assert {type(one["expected_at"]) for one in told} == {type(one["expected_at"]) for one in asked}
+        assert {type(one["expected_at"]) for one in (*told, *asked)} == {str}
+        await owner.execute("update service_state set stage = 'open'")
+        await stream.until(lambda it: {one["status"] for one in it.newest("redemptions")["redemptions"]} == {"settled"})
 
 
 async def test_no_number_is_told_while_balances_are_closed_or_synchronised(
