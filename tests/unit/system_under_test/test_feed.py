@@ -110,6 +110,16 @@ async def test_streams_are_bounded_for_a_session_and_for_the_node(feed: Feed, mo
         pass
 
 
+async def test_a_change_of_the_service_wakes_everybody(shelf: Shelf) -> None:
+    """The outlook changes and no view does: both watchers are woken."""
+    outlook = ["open"]
+    feed = Feed(shelf.read, lambda: outlook[0], log=structlog.get_logger(), registry=CollectorRegistry())
+    async with feed.watching(b"m" * 32) as one, feed.watching(b"t" * 32) as other:
+        outlook[0] = "closed"
+        for watcher in (one, other):
+            assert await changed(watcher) == VIEW
+
+
 async def test_nothing_is_read_when_nobody_watches(feed: Feed, shelf: Shelf) -> None:
     """After the last has left, the reading ends by itself."""
     async with feed.watching(b"m" * 32):
