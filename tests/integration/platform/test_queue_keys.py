@@ -169,3 +169,15 @@ async def test_an_empty_call_and_one_of_strangers_write_nothing(queue: QueueData
         rows = await ask(portal, [Wish("nobody", str(uuid.uuid4()), 1), Wish("no one", "k", 1)])
         assert [row["outcome"] for row in rows] == ["unauthenticated"] * 2
         assert await owner.fetchval("select accepted from intake") == before
+
+
+async def test_the_same_keys_in_another_order_make_nobody_wait_for_ever(queue: QueueDatabase) -> None:
+    """Two nodes get the same forty requests at once, one of them backwards, thirty times: every one has one ticket."""
+    accounts = await queue.new_customers(8)
+    async with queue.connected("portal") as one, queue.connected("portal") as other, queue.connected() as owner:
+        for turn in range(30):
+            wishes = [Wish(accounts[n % 8], f"both-{turn}-{n}", 1) for n in range(40)]
+            forwards, backwards = await gather_bounded(ask(one, wishes), ask(other, wishes[::-1]))
+            assert {row["outcome"] for row in [*forwards, *backwards]} == {"answered"}
+            assert [row["response"] for row in forwards] == [row["response"] for row in backwards[::-1]]
+        await drain(owner, await take_lease(owner))
