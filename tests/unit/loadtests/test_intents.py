@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from loadtests.intents import BALANCE, DEPOSIT, DEPOSIT_RANGE, REDEEM, REDEEM_RANGE, WEIGHTS, intend
+from loadtests.intents import BALANCE, DEPOSIT, DEPOSIT_RANGE, REDEEM, REDEEM_RANGE, WEIGHTS, intend, repeats
 
 
 def test_the_same_seed_means_the_same_operation_whatever_was_asked_before() -> None:
@@ -47,3 +47,13 @@ def test_deposits_bring_in_what_redemptions_need() -> None:
     assert all(DEPOSIT_RANGE[0] <= i.amount <= DEPOSIT_RANGE[1] for i in intents if i.f == DEPOSIT)
     assert all(REDEEM_RANGE[0] <= i.amount <= REDEEM_RANGE[1] for i in intents if i.f == REDEEM)
     assert REDEEM_RANGE[1] <= DEPOSIT_RANGE[0]
+
+
+def test_other_weights_and_amounts_are_kept_and_one_order_in_ten_is_sent_again() -> None:
+    """A rush: nothing but redemptions up to 50; of 10,000 arrivals about 1,000 repeat (five deviations are 150)."""
+    rush = [intend(3, 1, number, weights={REDEEM: 1}, redeem=(1, 50)) for number in range(1_000)]
+    assert {intent.f for intent in rush} == {REDEEM}
+    assert {intent.amount for intent in rush} == set(range(1, 51))
+    again = [number for number in range(10_000) if repeats(3, 1, number)]
+    assert abs(len(again) - 1_000) < 150
+    assert again == [number for number in range(10_000) if repeats(3, 1, number)]
