@@ -5,15 +5,15 @@ A repeated order has the key and the amount of the same saver's order before: it
 
 from locust import task
 
+from loadtests import savers  # not the class: Locust would run every user class that it finds here
 from loadtests.intents import DEPOSIT, REDEEM, Intent, intend, repeats
-from loadtests.savers import Saver
 
 WEIGHTS = {DEPOSIT: 1, REDEEM: 19}
 REDEEM_RANGE = (1, 10_000)
 """Some ask for more than they have after a while, and must be refused."""
 
 
-class Withdrawer(Saver):
+class Withdrawer(savers.Saver):
     """Logs in, then takes money out."""
 
     def on_start(self) -> None:
