@@ -3,8 +3,6 @@
 A repeated order has the key and the amount of the same saver's order before: it must be answered from what was stored.
 """
 
-from locust import task
-
 from loadtests import savers  # not the class: Locust would run every user class that it finds here
 from loadtests.intents import DEPOSIT, REDEEM, Intent, intend, repeats
 
@@ -21,13 +19,12 @@ class Withdrawer(savers.Saver):
         super().on_start()
         self._before: Intent | None = None
 
-    @task  # type: ignore[untyped-decorator]  # Locust has no types
-    def operate(self) -> None:
-        """What this arrival is to do: a new order, or the one before once more."""
+    def intent(self) -> Intent:
+        """A new order, or the one before once more."""
         load = self.load
         number = self.arrival_number
         if self._before is None or not repeats(load.seed, load.journal.writer, number):
             self._before = intend(
                 load.seed, load.journal.writer, number, run_id=load.run_id, weights=WEIGHTS, redeem=REDEEM_RANGE
             )
-        self.order(self._before)
+        return self._before

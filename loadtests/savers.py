@@ -72,15 +72,11 @@ class Saver(HonestUser):
 
     @task  # type: ignore[untyped-decorator]  # Locust has no types
     def operate(self) -> None:
-        """What this arrival is to do."""
-        intent = intend(self.load.seed, self.load.journal.writer, self.arrival_number, run_id=self.load.run_id)
+        """What this arrival is to do; kinds of savers differ in `intent`, for a second task would be one more of many."""
+        intent = self.intent()
         if intent.f == BALANCE:
             self.client.get("/v1/balance", f=BALANCE, value=self.asked)
             return
-        self.order(intent)
-
-    def order(self, intent: Intent) -> None:
-        """Sends an order under its key."""
         self.client.post(
             _EFFECTS[intent.f],
             f=intent.f,
@@ -88,6 +84,10 @@ class Saver(HonestUser):
             key=intent.key,
             value={"amount": intent.amount, **self.asked},
         )
+
+    def intent(self) -> Intent:
+        """What is to be done, by the arrival's number."""
+        return intend(self.load.seed, self.load.journal.writer, self.arrival_number, run_id=self.load.run_id)
 
     def _log_in(self, body: dict[str, str]) -> Answer:
         with self.load.entrance:
