@@ -72,7 +72,7 @@ class Saver(HonestUser):
 
     @task  # type: ignore[untyped-decorator]  # Locust has no types
     def operate(self) -> None:
-        """What this arrival is to do; kinds of savers differ in `intent`, for a second task would be one more of many."""
+        """What this arrival is to do; kinds of savers differ in `intent`: a task of their own would be one more."""
         intent = self.intent()
         if intent.f == BALANCE:
             self.client.get("/v1/balance", f=BALANCE, value=self.asked)
