@@ -139,7 +139,7 @@ class Sequence(RuleBasedStateMachine):
         )
 
 
-@pytest.mark.parametrize("sequences", [15, pytest.param(150, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("sequences", [15, pytest.param(40, marks=pytest.mark.prove)])
 def test_any_sequence_of_events_leaves_interest_exact(stage_with_database: Stage, sequences: int) -> None:
     """Sequences of up to thirty events; what one leaves, the next goes on with."""
     with _books(stage_with_database) as (runner, books):
