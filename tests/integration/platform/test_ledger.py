@@ -264,7 +264,7 @@ async def test_the_dump_is_the_whole_ledger_of_one_moment(platform: Platform, tm
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     accounts = {row["account"]: row for row in rows if row["row"] == "account"}
     transfers = [row for row in rows if row["row"] == "transfer"]
-    assert set(transfers[0]) == {"row", "transfer", "kind", "debit", "credit", "amount", "key", "t"}
+    assert set(transfers[0]) == {"row", "transfer", "kind", "debit", "credit", "amount", "key", "t", "business_at"}
     sums = dict.fromkeys(accounts, 0)
     for row in transfers:
         sums[row["credit"]] += row["amount"]
