@@ -20,6 +20,9 @@ import asyncpg
 _CONNECT_WITHIN_S: Final = 1.0
 _PING_EVERY_S: Final = 0.25
 _CLOSE_WITHIN_S: Final = 1.0
+_CALLS_REMEMBERED: Final = 32
+_CALL_GROWTH: Final = 4.0
+_CALL_MIN_S: Final = 0.005
 _FENCED: Final = "SV001"
 # The database gives up before its client does, because its refusal is certain and a missing answer is not.
 _CLIENT_MARGIN_S: Final = 1.0
@@ -61,6 +64,17 @@ class DatabaseLimits:
     fresh_for_s: float = 1.5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """How busy a process's way to the database is: totals of calls so far, and what is outstanding."""
+
+    calls: int
+    calls_s: float
+    """Time that all calls took, waiting for a connection not counted."""
+    pinging_s: float
+    """How long the sign of life that was asked for is outstanding; 0 when it is not."""
+
+
 class Database:
     """A pool of connections that is opened, watched and opened again by `keep_connected`."""
 
@@ -74,8 +88,13 @@ class Database:
         self._answered_s = -float("inf")
         self._on_change = on_change
         self._was_ready = False
+        self._calls = 0
+        self._calls_s = 0.0
+        self._call_s = 0.0
+        self._in_line = 0
+        self._pinging_since_s: float | None = None
         self.ping_s = 0.0
-        """How long the database took for its newest sign of life."""
+        """How long the database took for its newest sign of life, or to refuse it."""
 
     @property
     def ready(self) -> bool:
@@ -86,17 +105,32 @@ class Database:
         """Opens the pool, then asks the database for a sign of life four times a second; runs until cancelled."""
         while True:
             problem = ""
+            self._pinging_since_s = started_s = time.monotonic()
             try:
-                started_s = time.monotonic()
                 await self._ping()
                 self._answered_s = time.monotonic()
-                self.ping_s = self._answered_s - started_s
             except (*_LOST, asyncpg.PostgresError) as error:
                 problem = f"{type(error).__name__}: {error}"
+            self._pinging_since_s = None
+            self.ping_s = time.monotonic() - started_s
             if self.ready != self._was_ready:
                 self._was_ready = self.ready
                 self._on_change(self._was_ready, problem)
             await asyncio.sleep(_PING_EVERY_S)
+
+    @property
+    def line_s(self) -> float:
+        """How long the next call will have to wait for a connection, as far as recent calls tell."""
+        return self._in_line * self._call_s / self._limits.pool_size
+
+    def busy(self) -> Busy:
+        """What calls took and what waits."""
+        now_s = time.monotonic()
+        return Busy(
+            calls=self._calls,
+            calls_s=self._calls_s,
+            pinging_s=0.0 if self._pinging_since_s is None else now_s - self._pinging_since_s,
+        )
 
     async def close(self) -> None:
         """Closes all connections, by force where one is still busy after a second."""
@@ -120,9 +154,18 @@ class Database:
     async def rows(self, statement: str, *arguments: Any) -> Sequence[Any]:
         """Every row that `statement` gives; raises as `row` does."""
         async with self._connection() as connection:
-            rows: Sequence[Any] = await connection.fetch(
-                statement, *arguments, timeout=self._limits.statement_within_s + _CLIENT_MARGIN_S
-            )
+            started_s = time.monotonic()
+            try:
+                rows: Sequence[Any] = await connection.fetch(
+                    statement, *arguments, timeout=self._limits.statement_within_s + _CLIENT_MARGIN_S
+                )
+            finally:
+                self._calls += 1
+                took_s = time.monotonic() - started_s
+                self._calls_s += took_s
+                # A stall makes all calls late at once, and is over then: only calls that stay slow count in full.
+                told_s = min(took_s, _CALL_GROWTH * self._call_s + _CALL_MIN_S)
+                self._call_s += (told_s - self._call_s) / _CALLS_REMEMBERED
         self._answered_s = time.monotonic()
         return rows
 
@@ -144,10 +187,13 @@ class Database:
     async def _connection(self) -> AsyncIterator[Any]:
         if self._pool is None:
             raise NotDoneError("the database has not been reached yet")
+        self._in_line += 1
         try:
             connection = await self._pool.acquire(timeout=self._limits.acquire_within_s)
         except (*_LOST, asyncpg.PostgresError) as error:
             raise NotDoneError(f"no connection to the database: {error or 'all are in use'}") from error
+        finally:
+            self._in_line -= 1
         try:
             yield connection
         except _ROLLED_BACK as error:

@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from system_under_test.services.portal.admission import Rank
 from system_under_test.services.portal.route import UNOBSERVED, Route
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -50,7 +51,8 @@ class PortalMetrics:
         )
         self.shed = Counter(
             "savings_http_requests_shed",
-            "Requests refused because too many were in flight.",
+            "Requests refused because there was too much to do, by how urgent they are.",
+            ("rank",),
             registry=self.registry,
         )
         self.ready = Gauge("savings_node_ready", "1 while the node can serve.", registry=self.registry)
@@ -65,6 +67,8 @@ class PortalMetrics:
                     self.duration_seconds.labels(route.method, route.path)
                 for code in route.codes:
                     self.requests.labels(route.method, route.path, str(code))
+        for rank in Rank:
+            self.shed.labels(rank.name.lower())
         for kind in ("deposit", "redemption"):
             for outcome in ("ok", "rejected", "duplicate"):
                 self.postings.labels(kind, outcome)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from system_under_test.domain.orders import Order
 from system_under_test.services.portal import problems
+from system_under_test.services.portal.admission import Rank
 from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.public import closed
 from system_under_test.services.portal.requests import (
@@ -55,6 +56,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         answer=Receipt,
         authenticated=True,
         keyed=True,
+        rank=Rank.DEPOSIT,
     ),
     Route(
         method="GET",

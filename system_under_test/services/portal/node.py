@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from system_under_test.services.portal.health import Health
 from system_under_test.services.portal.metrics import PortalMetrics
 from system_under_test.services.portal.public_copy import PublicCopy
 from system_under_test.storage.ledger import Ledger
@@ -15,12 +16,11 @@ class Node:
 
     instance: str
     version: str
-    in_flight_max: int
     ledger: Ledger
     public: PublicCopy
+    health: Health
     metrics: PortalMetrics
     log: structlog.stdlib.BoundLogger
-    in_flight: int = 0
     draining: bool = False
 
     @property

@@ -91,7 +91,11 @@ class OperationHandlers:
             raise problems.refuse_on_purpose(problems.DRAINING, "This node is stopping.", attempt=1, safe=True)
         if not self._node.ledger.database.ready:
             raise Problem(problems.NOT_READY, "The database has not answered lately.")
-        return answer(Readiness(status="ready"))
+        readiness = answer(Readiness(status="ready"))
+        if self._node.health.degraded:
+            # The balancer then prefers the others, as long as they are enough.
+            readiness.headers["x-envoy-degraded"] = "true"
+        return readiness
 
     async def read_metrics(self, _request: web.Request) -> web.Response:
         """The node's metrics."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from system_under_test.domain.orders import Order
 from system_under_test.services.portal import problems
+from system_under_test.services.portal.admission import Rank
 from system_under_test.services.portal.money import order_response
 from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.problems import Problem
@@ -79,6 +80,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         answer=Ticket,
         authenticated=True,
         keyed=True,
+        rank=Rank.REDEMPTION,
     ),
     Route(
         method="GET",

@@ -6,6 +6,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
+from system_under_test.services.portal.admission import Rank
+
 Method = Literal["GET", "POST", "DELETE"]
 BODY_CODES: Final = (400, 413, 415)
 UNAVAILABLE: Final = (500, 503)
@@ -15,8 +17,8 @@ UNAVAILABLE: Final = (500, 503)
 class Route:
     """One operation. `business` routes are what customers come for: they count as in flight and may be shed.
 
-    `parameters` are those of the path and the query, as OpenAPI describes them. A `stream` lasts as long as its client
-    likes: it is counted, but has no duration.
+    Those of a low `rank` are shed first. `parameters` are those of the path and the query, as OpenAPI describes them. A
+    `stream` lasts as long as its client likes: it is counted, but has no duration.
     """
 
     method: Method
@@ -31,6 +33,7 @@ class Route:
     parameters: tuple[Mapping[str, Any], ...] = ()
     business: bool = True
     stream: bool = False
+    rank: Rank = Rank.READ
 
 
 UNOBSERVED: Final = frozenset({"/healthz", "/readyz", "/metrics"})

@@ -6,6 +6,7 @@ SIGTERM -> /readyz is 503, everything is still served -> DRAIN_SECONDS (the bala
 
 import asyncio
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Final
@@ -15,7 +16,9 @@ from aiohttp import web
 from pydantic import Field
 
 from system_under_test.logs import configure_logs
+from system_under_test.services.portal.admission import Admission
 from system_under_test.services.portal.handlers import Handlers
+from system_under_test.services.portal.health import Health
 from system_under_test.services.portal.metrics import PortalMetrics
 from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.public_copy import PublicCopy
@@ -46,7 +49,9 @@ class PortalSettings(Settings):
     version: Name = Field(default="v1", alias="VERSION")
     database_url: DatabaseUrl = Field(alias="DATABASE_URL")
     pool_size: Annotated[int, Field(ge=1, le=100)] = Field(default=10, alias="DATABASE_POOL_SIZE")
-    in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(default=512, alias="MAX_IN_FLIGHT")
+    in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(default=256, alias="MAX_IN_FLIGHT")
+    # The longest that a request may have to wait within the node: less than the balancer's 0.4 s for one try.
+    wait_s: Annotated[float, Field(gt=0, le=10)] = Field(default=0.25, alias="MAX_WAIT_SECONDS")
     # More than two health checks of the balancer, 0.25 s each.
     drain_s: Annotated[float, Field(ge=0, le=60)] = Field(default=0.8, alias="DRAIN_SECONDS")
     finish_s: Annotated[float, Field(gt=0, le=60)] = Field(default=5.0, alias="FINISH_SECONDS")
@@ -59,7 +64,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser = Arguments(
         "portal",
         "A portal node. Reads HOLDFAST_PORT, HOLDFAST_INSTANCE, DATABASE_URL, VERSION, DATABASE_POOL_SIZE,"
-        " MAX_IN_FLIGHT, DRAIN_SECONDS, FINISH_SECONDS, STATEMENT_SECONDS and ACQUIRE_SECONDS.",
+        " MAX_IN_FLIGHT, MAX_WAIT_SECONDS, DRAIN_SECONDS, FINISH_SECONDS, STATEMENT_SECONDS and ACQUIRE_SECONDS.",
     )
     parser.parse_args(arguments)
     settings = read_settings(PortalSettings, environment)
@@ -84,15 +89,21 @@ async def _serve(settings: PortalSettings) -> None:
         application=settings.instance,
         on_change=lambda ready, problem: log.info("database", ready=ready, problem=problem),
     )
+    health = Health(
+        database=database,
+        admission=Admission(in_flight_max=settings.in_flight_max, wait_s=settings.wait_s, now_s=time.monotonic()),
+        log=log,
+    )
     node = Node(
         instance=settings.instance,
         version=settings.version,
-        in_flight_max=settings.in_flight_max,
         ledger=Ledger(database),
         public=PublicCopy(database, log),
+        health=health,
         metrics=PortalMetrics(version=settings.version, routes=ROUTES),
         log=log,
     )
+    health.show(node.metrics.registry)
     handlers = Handlers(node)
     runner = web.AppRunner(
         build_application(node, handlers),
@@ -101,7 +112,8 @@ async def _serve(settings: PortalSettings) -> None:
         shutdown_timeout=settings.finish_s,
     )
     await runner.setup()
-    watching = [asyncio.create_task(task) for task in (database.keep_connected(), node.public.keep_fresh())]
+    tasks = (database.keep_connected(), node.public.keep_fresh(), health.keep_measuring())
+    watching = [asyncio.create_task(task) for task in tasks]
     try:
         await _listen(runner, settings.port)
         log.info("node.started", port=settings.port, version=settings.version)
@@ -109,7 +121,7 @@ async def _serve(settings: PortalSettings) -> None:
         node.draining = True
         node.metrics.draining.set(1)
         handlers.drain()
-        log.info("node.draining", seconds=settings.drain_s, in_flight=node.in_flight)
+        log.info("node.draining", seconds=settings.drain_s, in_flight=health.in_flight)
         await asyncio.sleep(settings.drain_s)
     finally:
         await runner.cleanup()
@@ -119,7 +131,7 @@ async def _serve(settings: PortalSettings) -> None:
                 await task
         await database.close()
         handlers.close()
-        log.info("node.stopped", in_flight=node.in_flight)
+        log.info("node.stopped", in_flight=health.in_flight)
 
 
 async def _listen(runner: web.AppRunner, port: int) -> None:

@@ -81,21 +81,24 @@ class _Surround:
         node = self._node
         if route is None or not route.business:
             return await self._answer(request, handler, request_id)
-        if node.in_flight >= node.in_flight_max:
-            node.metrics.shed.inc()
-            detail = f"{node.in_flight_max} requests are in flight; come back in a moment."
+        if not node.health.admits(route.rank):
+            node.metrics.shed.labels(route.rank.name.lower()).inc()
             return _respond(
                 problems.refuse_on_purpose(
-                    problems.SHED, detail, attempt=attempt_of(request), safe=request.method in _SAFE
+                    problems.SHED,
+                    "There is more to do here than can be done in time; come back in a moment.",
+                    attempt=attempt_of(request),
+                    safe=request.method in _SAFE,
                 )
             )
-        node.in_flight += 1
-        node.metrics.in_flight.set(node.in_flight)
+        node.health.in_flight += 1
+        node.metrics.in_flight.set(node.health.in_flight)
         try:
             return await self._answer(request, handler, request_id)
         finally:
-            node.in_flight -= 1
-            node.metrics.in_flight.set(node.in_flight)
+            node.health.answered()
+            node.health.in_flight -= 1
+            node.metrics.in_flight.set(node.health.in_flight)
 
     async def _answer(self, request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
         try:
@@ -103,6 +106,7 @@ class _Surround:
         except Problem as problem:
             return _respond(problem)
         except NotDoneError as error:
+            self._node.health.failed()
             self._node.log.warning("database.not_done", request_id=request_id, error=str(error))
             return _respond(
                 problems.refuse_on_purpose(
@@ -113,6 +117,7 @@ class _Surround:
                 )
             )
         except OutcomeUnknownError as error:
+            self._node.health.failed()
             # No Retry-After: it would promise that nothing happened. The balancer tries elsewhere if there is a key.
             self._node.log.warning("database.outcome_unknown", request_id=request_id, error=str(error))
             return _respond(
@@ -124,6 +129,7 @@ class _Surround:
         except web.HTTPException as error:
             return _respond(_from_aiohttp(error))
         except Exception:
+            self._node.health.failed()
             self._node.log.exception("http.error", request_id=request_id)
             return _respond(Problem(problems.INTERNAL, f"Unexpected; the log has it under request {request_id}."))
 

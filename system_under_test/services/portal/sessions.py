@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from system_under_test.domain.orders import Credentials
 from system_under_test.domain.passwords import hash_password, verify_password
 from system_under_test.services.portal import problems
+from system_under_test.services.portal.admission import Rank
 from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.problems import Problem
 from system_under_test.services.portal.requests import (
@@ -52,6 +53,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         codes=(201, 401, 429, *BODY_CODES, *UNAVAILABLE),
         body=Credentials,
         answer=Session,
+        rank=Rank.LOG_IN,
     ),
     Route(
         method="DELETE",
