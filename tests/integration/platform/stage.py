@@ -18,6 +18,8 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[3]
 _PORTS: Final = range(32_000, 32_768)  # below the ephemeral ones, above those that Holdfast gives its targets
 OPERATOR_TOKEN: Final = "the-operators-token-of-the-tests"
+PATIENT: Final = {"MAX_WAIT_SECONDS": "5"}
+"""For nodes whose tests are not about overload: other tests take the machine's time meanwhile."""
 _taken: Final[set[int]] = set()
 
 
@@ -257,7 +259,7 @@ def start_platform(folder: Path, *, portals: int = 4, customers: int = 60) -> It
     stage = Stage(folder=folder)
     try:
         postgres = stage.add_database()
-        nodes = [stage.add_portal(f"portal-{number}", postgres) for number in range(1, portals + 1)]
+        nodes = [stage.add_portal(f"portal-{number}", postgres, **PATIENT) for number in range(1, portals + 1)]
         for node in nodes:
             await_ready(node)
         await_ready(stage.add_settlement("settlement", postgres))

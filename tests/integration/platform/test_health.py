@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.platform.customers import at_rate, log_in, send, until
 from tests.integration.platform.gates import Gate, open_gates
-from tests.integration.platform.stage import Platform, Process, Stage, await_ready, get
+from tests.integration.platform.stage import PATIENT, Platform, Process, Stage, await_ready, get
 
 _SLOW_S = 0.3  # above the 0.25 s at which a node calls itself degraded, below the 0.4 s that the balancer gives a try
 _ROUND = 40
@@ -40,7 +40,10 @@ def house(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Itera
     stage = Stage(folder=tmp_path_factory.mktemp("house"))
     with open_gates(platform.postgres.outputs()["dsn"], 4) as gates:
         try:
-            nodes = [stage.add(f"node-{n}", "portal", DATABASE_URL=gate.url) for n, gate in enumerate(gates, start=1)]
+            nodes = [
+                stage.add(f"node-{n}", "portal", DATABASE_URL=gate.url, **PATIENT)
+                for n, gate in enumerate(gates, start=1)
+            ]
             for node in nodes:
                 await_ready(node)
             yield House(nodes=nodes, gates=gates, balancer=stage.add_balancer("balancer", nodes))
