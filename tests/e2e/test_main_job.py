@@ -16,7 +16,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 KEPT: list[dict[str, Any]] = [
     {"failed": {"max": 0}},
-    {"exactly_once": {"dump": "ledger", "operations": ["deposit", "redeem"]}},
+    {"exactly_once": {"dump": "ledger", "operations": ["deposit"]}},
+    {"exactly_once": {"dump": "intake", "operations": ["redeem"]}},
+    {"queue": {"intact": True}},
     {"ledger": {"balanced": True}},
 ]
 KILLS = [{"kill": {"role": "portal", "count": 1, "restart_after": "1s"}, "every": "2s"}]
