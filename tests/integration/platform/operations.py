@@ -102,7 +102,7 @@ class Operator:
         """The window's row, whether or not the maintenance process lives."""
         return await self.owner.fetchrow("select * from maintenance_window where id = $1", number)
 
-    async def reaches(self, number: int, stage: str, *, within_s: float = 15) -> Any:
+    async def reaches(self, number: int, stage: str, *, within_s: float = 60) -> Any:
         """The window's row as soon as it is at this stage."""
         async with asyncio.timeout(within_s):
             return await until(lambda: self.row(number), lambda row: row["stage"] == stage)

@@ -38,7 +38,7 @@ def await_ready(portal: "Process") -> None:
     await_true(lambda: portal.answers("/readyz"), f"{portal.name} is ready")
 
 
-def await_true(condition: Callable[[], bool], what: str, *, within_s: float = 15.0) -> None:
+def await_true(condition: Callable[[], bool], what: str, *, within_s: float = 60.0) -> None:
     """Asks `condition` a hundred times a second until it holds; fails naming `what` after `within_s`."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -123,7 +123,7 @@ class Process:
         """What the process runs now."""
         return Path(f"/proc/{self.pid}/exe").readlink()
 
-    def end(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 15.0) -> int:
+    def end(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 60.0) -> int:
         """Sends a signal, waits for the end and gives the exit code; kills what does not end in time, and fails."""
         assert self.running is not None
         self.running.send_signal(number)

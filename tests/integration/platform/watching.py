@@ -34,7 +34,7 @@ class Watching:
         """The data of the newest event of this kind, None before the first."""
         return next((event.data for event in reversed(self.events) if event.kind == kind), None)
 
-    async def until(self, accept: Callable[["Watching"], object], *, within_s: float = 15.0) -> None:
+    async def until(self, accept: Callable[["Watching"], object], *, within_s: float = 60.0) -> None:
         """Waits for events until they are accepted."""
         async with asyncio.timeout(within_s):
             while not accept(self):
