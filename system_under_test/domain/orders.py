@@ -12,19 +12,42 @@ KEY_PATTERN: Final = r"^[!-~]{1,255}$"
 # Enough to keep out what no database takes; whether it exists shows at the log-in.
 EMAIL_PATTERN: Final = r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$"
 DEVICE_PATTERN: Final = r"^[A-Za-z0-9_-]{43}$"
+# One line that can be printed.
+REFERENCE_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
 _KEY = re.compile(r"[!-~]{1,255}")
 
 
 class Order(BaseModel):
-    """The body of a deposit or a redemption."""
+    """The body of a redemption."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     amount: Amount
 
     def digest(self) -> bytes:
-        """The same for two bodies that mean the same, whatever their spaces."""
-        return hashlib.sha256(self.model_dump_json().encode()).digest()
+        """The same for two bodies that mean the same, whatever their spaces.
+
+        What is not given is left out, so that an order has the digest that nodes of an older version gave it.
+        """
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).digest()
+
+
+class Deposit(Order):
+    """The body of a deposit."""
+
+    reference: (
+        Annotated[
+            str,
+            Field(
+                strict=True,
+                min_length=1,
+                max_length=64,
+                pattern=REFERENCE_PATTERN,
+                description="the customer's own words for it, one line; kept with the transfer",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Credentials(BaseModel):

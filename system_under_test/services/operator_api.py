@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from system_under_test.domain.windows import LONGEST, SHORTEST, USUAL
+from system_under_test.services.http_server import go_on
 from system_under_test.services.portal import problems
 from system_under_test.services.portal.problems import Kind, Problem
 from system_under_test.services.portal.requests import CHALLENGE, read_body
@@ -97,13 +98,18 @@ def operator_api(token: str) -> Callable[[Service], web.Application]:
     def build(service: Service) -> web.Application:
         handlers = _Handlers(service)
         application = web.Application(middlewares=[_guard(service, token)])
-        application.router.add_get("/windows", handlers.list_windows)
-        application.router.add_post("/windows", handlers.schedule)
-        application.router.add_post("/windows/{window}/move", handlers.move)
-        application.router.add_post("/windows/{window}/cancel", handlers.cancel)
-        application.router.add_post("/windows/{window}/finish", handlers.finish)
-        application.router.add_get("/clock", handlers.read_clock)
-        application.router.add_post("/clock", handlers.forward_clock)
+        application.add_routes(
+            route(path, handler, expect_handler=go_on)
+            for route, path, handler in (
+                (web.get, "/windows", handlers.list_windows),
+                (web.post, "/windows", handlers.schedule),
+                (web.post, "/windows/{window}/move", handlers.move),
+                (web.post, "/windows/{window}/cancel", handlers.cancel),
+                (web.post, "/windows/{window}/finish", handlers.finish),
+                (web.get, "/clock", handlers.read_clock),
+                (web.post, "/clock", handlers.forward_clock),
+            )
+        )
         return application
 
     return build
@@ -156,7 +162,7 @@ def _refused_by_server(error: web.HTTPException) -> Problem:
         allowed = ", ".join(sorted(error.allowed_methods))
         return Problem(problems.METHOD_NOT_ALLOWED, f"Only {allowed} is possible here.", headers={"Allow": allowed})
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return Problem(problems.TOO_LARGE, f"A body has at most {BODY_BYTES_MAX} bytes.")
+        return Problem(problems.TOO_LARGE, f"A body has at most {BODY_BYTES_MAX} bytes.", field="body")
     if isinstance(error, web.HTTPNotFound):
         return Problem(problems.NOT_FOUND, "No such resource of the operator's interface.")
     return Problem(Kind(type="about:blank", title=error.reason, status=error.status), error.reason)

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from pydantic import Field
 
 from system_under_test.logs import configure_logs
+from system_under_test.services.http_server import SERVER_OPTIONS
 from system_under_test.settings import DatabaseUrl, ExistingFolder, Name, PlatformError, Port, Settings
 from system_under_test.storage.database import Database, DatabaseLimits, NotDoneError, OutcomeUnknownError
 
@@ -103,7 +104,7 @@ async def _run(settings: ServiceSettings, work: Work, pool_size: int, parts: Par
     application = _application(service, settings.version)
     for prefix, part in parts.items():
         application.add_subapp(prefix, part(service))
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(application, **SERVER_OPTIONS, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", settings.port, reuse_address=True).start()

@@ -36,11 +36,13 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    async def take_deposit(self, *, token_hash: bytes, key: str, payload: bytes, amount: int) -> Answer | str:
+    async def take_deposit(
+        self, *, token_hash: bytes, key: str, payload: bytes, amount: int, reference: str | None
+    ) -> Answer | str:
         """The answer to a deposit, done now or before; MISMATCH or UNAUTHENTICATED where there is none."""
         row = await self.database.row(
-            "select outcome, status, response, replayed from take_deposit($1, $2, $3, $4)",
-            *(token_hash, key, payload, amount),
+            "select outcome, status, response, replayed from take_deposit($1, $2, $3, $4, $5)",
+            *(token_hash, key, payload, amount, reference),
         )
         if row["outcome"] != "answered":
             return str(row["outcome"])

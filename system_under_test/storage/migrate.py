@@ -1,4 +1,8 @@
-"""Brings the schema up to date: each numbered file of `schema/` once, in order, in a transaction of its own."""
+"""Brings the schema up to date: each numbered file of `schema/` once, in order, in a transaction of its own.
+
+It may run while nodes serve customers. A step that changes a table waits until everybody else's transactions on it are
+over, and whoever comes after it waits behind it: so it waits briefly, steps back, and tries again.
+"""
 
 import asyncio
 import hashlib
@@ -8,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import asyncpg
 from pydantic import AwareDatetime, Field
 
 from system_under_test.logs import configure_logs
@@ -18,6 +23,10 @@ SCHEMA: Final = Path(__file__).parent / "schema"
 _NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
 _LOCK: Final = 0x5AF1_4B1E
 """Any number, the same for all who migrate: two at once take turns."""
+# Well below what a customer's request may take; and those who came meanwhile are served before the next try.
+_LOCK_WITHIN_MS: Final = 100
+_STEP_BACK_S: Final = 0.4
+_TRIES: Final = 120
 _FIRST_CLOCK: Final = """
 insert into business_clock (wall, business, rate)
 select now(), coalesce($1::timestamptz, now()), $2 where not exists (select from business_clock)
@@ -73,11 +82,14 @@ def read_steps(folder: Path = SCHEMA) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-async def migrate(connection: Any, steps: Sequence[Step]) -> tuple[Step, ...]:
+async def migrate(connection: Any, steps: Sequence[Step], *, tries: int = _TRIES) -> tuple[Step, ...]:
     """Applies what is missing of `steps`, and gives that back; a second one that comes meanwhile waits.
 
+    A step that does not get its locks is tried again, twice a second, at most `tries` times.
+
     Raises:
-        PlatformError: a step that was applied has been changed since, or the database is ahead of `steps`.
+        PlatformError: a step that was applied has been changed since, the database is ahead of `steps`, or a table that
+            a step changes was in use at every try; the steps before that one stay applied.
     """
     await connection.execute("select pg_advisory_lock($1)", _LOCK)
     try:
@@ -96,19 +108,34 @@ async def migrate(connection: Any, steps: Sequence[Step]) -> tuple[Step, ...]:
                 raise PlatformError(f"{step.name} was changed after it had been applied; add a new step instead")
         missing = tuple(step for step in steps if step.version not in applied)
         for step in missing:
+            await _apply(connection, step, tries)
+        return missing
+    finally:
+        await connection.execute("select pg_advisory_unlock($1)", _LOCK)
+
+
+async def _apply(connection: Any, step: Step, tries: int) -> None:
+    for _ in range(tries):
+        try:
             async with connection.transaction():
-                # Names mean the public schema's; and a step that so far only says what it is for, which would
-                # be no statement at all, can be executed too.
-                await connection.execute(f"set local search_path = public; {step.sql}")
+                # Names mean the public schema's.
+                await connection.execute(
+                    f"set local lock_timeout = {_LOCK_WITHIN_MS}; set local search_path = public; {step.sql}"
+                )
                 await connection.execute(
                     "insert into schema_step (version, name, digest) values ($1, $2, $3)",
                     step.version,
                     step.name,
                     step.digest,
                 )
-        return missing
-    finally:
-        await connection.execute("select pg_advisory_unlock($1)", _LOCK)
+        except asyncpg.LockNotAvailableError:
+            # Who holds the lock cannot be waited for without making others wait.
+            await asyncio.sleep(_STEP_BACK_S)
+        else:
+            return
+    raise PlatformError(
+        f"{step.name}: a table that it changes was in use at each of {tries} tries; look for long transactions"
+    )
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -6,7 +6,7 @@ from typing import Final, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from system_under_test.domain.orders import Order
+from system_under_test.domain.orders import Deposit
 from system_under_test.services.portal import problems
 from system_under_test.services.portal.admission import Rank
 from system_under_test.services.portal.node import Node
@@ -31,6 +31,7 @@ class Receipt(BaseModel):
     kind: Literal["deposit"]
     amount: int
     balance: int = Field(description="after the transfer")
+    reference: str | None = Field(default=None, description="as it was given; left out where none was")
 
 
 class BalanceView(BaseModel):
@@ -52,7 +53,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         operation="deposit",
         summary="Pay money in",
         codes=(201, 401, 422, *BODY_CODES, *UNAVAILABLE),
-        body=Order,
+        body=Deposit,
         answer=Receipt,
         authenticated=True,
         keyed=True,
@@ -84,9 +85,9 @@ class MoneyHandlers:
         """Carries a deposit out, or repeats the answer to it."""
         token_hash = bearer_hash(request)
         key = idempotency_key(request)
-        order = await read_body(request, Order)
+        order = await read_body(request, Deposit)
         taken = await self._node.ledger.take_deposit(
-            token_hash=token_hash, key=key, payload=order.digest(), amount=order.amount
+            token_hash=token_hash, key=key, payload=order.digest(), amount=order.amount, reference=order.reference
         )
         return order_response(self._node, "deposit", taken)
 

@@ -43,7 +43,9 @@ def describe(version: str) -> dict[str, Any]:
             "title": "Savings portal",
             "version": version,
             "description": "Amounts are whole minor units. A 503 with Retry-After was not carried out; one without may"
-            " have been: send the same order with the same Idempotency-Key again.",
+            " have been: send the same order with the same Idempotency-Key again. What is no proper HTTP, or has too"
+            " many or too long headers, is refused with 400, 403, 426 or 431 before it comes to an operation; a path"
+            " that no operation has with 404, another method with 405.",
         },
         "paths": paths,
         "components": {
@@ -87,6 +89,8 @@ def _response(route: Route, code: int) -> dict[str, Any]:
             response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
     elif route.answer is not None:
         response["content"] = {"application/json": {"schema": _refer(route.answer)}}
+    elif route.media_type is not None and code == 200:
+        response["content"] = {route.media_type: {}}
     if route.keyed and code in {201, 202, 422}:
         response["headers"] = {
             "Idempotency-Replayed": {

@@ -52,6 +52,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         operation="read_metrics",
         summary="Metrics as Prometheus text",
         codes=(200,),
+        media_type=metrics.CONTENT_TYPE.partition(";")[0],
         business=False,
     ),
     Route(
@@ -60,6 +61,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         operation="read_description",
         summary="This description",
         codes=(200,),
+        media_type="application/json",
         business=False,
     ),
 )

@@ -50,6 +50,7 @@ ROUTES: Final[tuple[Route, ...]] = tuple(
         operation=f"read_page_{name.replace('.', '_')}",
         summary=f"The dashboard: {name}",
         codes=(200, 304),
+        media_type=_TYPES[Path(name).suffix].partition(";")[0],
         business=False,
     )
     for path, name in _FILES.items()

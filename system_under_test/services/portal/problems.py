@@ -28,6 +28,8 @@ KEY_MALFORMED: Final = Kind(type="idempotency-key-malformed", title="Idempotency
 UNAUTHENTICATED: Final = Kind(type="unauthenticated", title="Unauthenticated", status=401)
 NOT_FOUND: Final = Kind(type="not-found", title="Not found", status=404)
 METHOD_NOT_ALLOWED: Final = Kind(type="method-not-allowed", title="Method not allowed", status=405)
+BODY_INCOMPLETE: Final = Kind(type="body-incomplete", title="Body incomplete", status=400)
+BODY_TOO_SLOW: Final = Kind(type="body-too-slow", title="Body too slow", status=408)
 TOO_LARGE: Final = Kind(type="body-too-large", title="Body too large", status=413)
 NOT_JSON: Final = Kind(type="unsupported-media-type", title="Unsupported media type", status=415)
 KEY_REUSED: Final = Kind(type="idempotency-key-reused", title="Idempotency-Key reused", status=422)

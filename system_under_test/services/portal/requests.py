@@ -1,5 +1,6 @@
 """What handlers read from a request, and the answers they share; refusals are raised as `Problem`."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="savings"'}
+BODY_WITHIN_S: Final = 5.0
 _COUNT: Final = re.compile(r"[0-9]{1,6}")
 
 
@@ -46,6 +48,7 @@ def bearer_hash(request: web.Request) -> bytes:
         raise Problem(
             problems.UNAUTHENTICATED,
             "Send Authorization: Bearer and a session's token.",
+            field="Authorization",
             headers=CHALLENGE,
         )
     return hash_token(token.strip())
@@ -58,7 +61,9 @@ def hash_token(token: str) -> bytes:
 
 def expired() -> Problem:
     """The refusal of a token that no session has."""
-    return Problem(problems.UNAUTHENTICATED, "No such session, or it has expired.", headers=CHALLENGE)
+    return Problem(
+        problems.UNAUTHENTICATED, "No such session, or it has expired.", field="Authorization", headers=CHALLENGE
+    )
 
 
 def idempotency_key(request: web.Request) -> str:
@@ -96,14 +101,30 @@ async def read_body(request: web.Request, model: type[ModelT]) -> ModelT:
     """
     if request.content_type != "application/json":
         raise Problem(problems.NOT_JSON, "Send the body as application/json.", field="Content-Type")
+    if request.headers.getall("Content-Encoding", ["identity"]) != ["identity"]:
+        raise Problem(problems.NOT_JSON, "Send the body as it is, not compressed.", field="Content-Encoding")
+    text = await _read(request)
     try:
-        return model.model_validate_json(await request.read())
+        return model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            raise Problem(problems.MALFORMED_JSON, first["msg"]) from error
+            raise Problem(problems.MALFORMED_JSON, first["msg"], field="body") from error
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise Problem(problems.INVALID_FIELD, f"{where}: {first['msg']}", field=where) from error
+
+
+async def _read(request: web.Request) -> bytes:
+    try:
+        # A request that waits for its body holds one of the node's places.
+        async with asyncio.timeout(BODY_WITHIN_S):
+            return await request.read()
+    except TimeoutError as error:
+        detail = f"The body has to be here within {BODY_WITHIN_S:g} s."
+        raise Problem(problems.BODY_TOO_SLOW, detail, field="body") from error
+    except (ConnectionError, web.RequestPayloadError) as error:
+        # The client has left or speaks no proper HTTP; whether it still reads this or not, it is no failure of ours.
+        raise Problem(problems.BODY_INCOMPLETE, "The body ended too early or is malformed.", field="body") from error
 
 
 def answer(model: BaseModel, *, status: int = 200) -> web.Response:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from system_under_test.services.portal.admission import Rank
 
 Method = Literal["GET", "POST", "DELETE"]
-BODY_CODES: Final = (400, 413, 415)
+BODY_CODES: Final = (400, 408, 413, 415)
 UNAVAILABLE: Final = (500, 503)
 
 
@@ -17,8 +17,9 @@ UNAVAILABLE: Final = (500, 503)
 class Route:
     """One operation. `business` routes are what customers come for: they count as in flight and may be shed.
 
-    Those of a low `rank` are shed first. `parameters` are those of the path and the query, as OpenAPI describes them. A
-    `stream` lasts as long as its client likes: it is counted, but has no duration.
+    Those of a low `rank` are shed first. `answer` is what a success says as JSON, `media_type` what it is where it says
+    something else. `parameters` are those of the path and the query, as OpenAPI describes them. A `stream` lasts as long
+    as its client likes: it is counted, but has no duration.
     """
 
     method: Method
@@ -28,6 +29,7 @@ class Route:
     codes: tuple[int, ...]
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
+    media_type: str | None = None
     authenticated: bool = False
     keyed: bool = False
     parameters: tuple[Mapping[str, Any], ...] = ()

@@ -16,6 +16,7 @@ from aiohttp import web
 from pydantic import Field
 
 from system_under_test.logs import configure_logs
+from system_under_test.services.http_server import SERVER_OPTIONS
 from system_under_test.services.portal.admission import Admission
 from system_under_test.services.portal.handlers import Handlers
 from system_under_test.services.portal.health import Health
@@ -107,7 +108,7 @@ async def _serve(settings: PortalSettings) -> None:
     handlers = Handlers(node)
     runner = web.AppRunner(
         build_application(node, handlers),
-        access_log=None,
+        **SERVER_OPTIONS,
         keepalive_timeout=_KEEP_ALIVE_S,
         shutdown_timeout=settings.finish_s,
     )

@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from system_under_test.services.http_server import go_on
 from system_under_test.services.portal import problems
 from system_under_test.services.portal.handlers import Handlers
 from system_under_test.services.portal.metrics import UNMATCHED
@@ -31,7 +32,8 @@ def build_application(node: Node, handlers: Handlers) -> web.Application:
     application = web.Application(middlewares=[surround.middleware], client_max_size=BODY_BYTES_MAX)
     by_operation = handlers.by_operation()
     for route in ROUTES:
-        application.router.add_route(route.method, route.path, by_operation[route.operation])
+        handler = by_operation[route.operation]
+        application.router.add_route(route.method, route.path, handler, expect_handler=go_on)
     application.on_response_prepare.append(surround.sign)
     return application
 
@@ -172,7 +174,7 @@ def _from_aiohttp(error: web.HTTPException) -> Problem:
         allowed = ", ".join(sorted(error.allowed_methods))
         return Problem(problems.METHOD_NOT_ALLOWED, f"Only {allowed} is possible here.", headers={"Allow": allowed})
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return Problem(problems.TOO_LARGE, f"A body has at most {BODY_BYTES_MAX} bytes.")
+        return Problem(problems.TOO_LARGE, f"A body has at most {BODY_BYTES_MAX} bytes.", field="body")
     if isinstance(error, web.HTTPNotFound):
         return Problem(problems.NOT_FOUND, "No such resource; see /openapi.json.")
     kind = problems.Kind(type="about:blank", title=error.reason, status=error.status)

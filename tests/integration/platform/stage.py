@@ -69,6 +69,8 @@ class Process:
     folder: Path
     environment: Mapping[str, str]
     ready_file_name: str = "ready.json"
+    release: Path = ROOT
+    """The folder whose package it runs."""
     running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -83,7 +85,7 @@ class Process:
         }
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(
-                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=ROOT
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=self.release
             )
 
     @property
@@ -146,6 +148,8 @@ class Stage:
 
     folder: Path
     processes: dict[str, Process] = field(default_factory=dict)
+    release: Path = ROOT
+    """The folder whose package its commands and new processes run."""
 
     def add(self, name: str, module: str, **environment: str) -> Process:
         """Starts `python -m system_under_test MODULE` as `name`."""
@@ -157,6 +161,7 @@ class Stage:
             port=free_port(),
             folder=folder,
             environment=environment,
+            release=self.release,
         )
         self.processes[name] = process
         process.start()
@@ -167,7 +172,7 @@ class Stage:
         return subprocess.run(
             (sys.executable, "-m", "system_under_test", *arguments),
             env={"PATH": os.environ["PATH"], **environment},
-            cwd=ROOT,
+            cwd=self.release,
             capture_output=True,
             text=True,
             check=False,

@@ -105,7 +105,9 @@ async def owner(platform: Platform) -> AsyncIterator[Any]:
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_role_can_do_nothing_but_its_duty(platform: Platform, owner: Any, role: str) -> None:
     """Tries each act that is not the role's duty, in a transaction that is undone: each lacks the privilege."""
-    calls = {act: (await _call(owner, name), duty) for act, (name, duty) in CALLS.items()}
+    calls = {
+        f"{act}: {call}": (call, duty) for act, (name, duty) in CALLS.items() for call in await _calls(owner, name)
+    }
     forbidden = {act: statement for act, (statement, duty) in (STATEMENTS | calls).items() if role not in duty}
     connection = await asyncpg.connect(platform.postgres.outputs()[ROLES[role]], timeout=5)
     try:
@@ -117,15 +119,15 @@ async def test_a_role_can_do_nothing_but_its_duty(platform: Platform, owner: Any
     assert possible == []
 
 
-async def _call(owner: Any, name: str) -> str:
-    """A call of the function with nothing in it."""
-    types = await owner.fetchval(
-        "select array_agg(t::regtype::text order by n) from pg_proc p, unnest(p.proargtypes) with ordinality u (t, n)"
-        " where p.proname = $1 and p.pronamespace = 'public'::regnamespace",
+async def _calls(owner: Any, name: str) -> list[str]:
+    """A call of each function of this name, with nothing in it."""
+    functions = await owner.fetch(
+        "select array(select t::regtype::text from unnest(p.proargtypes) with ordinality u (t, n) order by n) as types"
+        " from pg_proc p where p.proname = $1 and p.pronamespace = 'public'::regnamespace order by p.oid",
         name,
     )
-    assert types, f"no function {name}"
-    return f"select {name}({', '.join(f'null::{each}' for each in types)})"
+    assert functions, f"no function {name}"
+    return [f"select {name}({', '.join(f'null::{each}' for each in row['types'])})" for row in functions]
 
 
 async def _refused(connection: Any, statement: str) -> bool:

@@ -1,5 +1,6 @@
 """What clients may send, how refusals look, and that the description tells all of it."""
 
+import hashlib
 import json
 import secrets
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from system_under_test.domain.money import AMOUNT_MAX
-from system_under_test.domain.orders import Order, is_key
+from system_under_test.domain.orders import Deposit, Order, is_key
 from system_under_test.domain.passwords import hash_password, verify_password
 from system_under_test.services.portal import problems
 from system_under_test.services.portal.metrics import PortalMetrics
@@ -50,6 +51,15 @@ def test_bodies_that_mean_the_same_have_the_same_digest() -> None:
         Order.model_validate_json(text) for text in ('{"amount":5}', '{ "amount" : 5 }', '{"amount":6}')
     )
     assert one.digest() == same.digest() != other.digest()
+
+
+@given(st.integers(1, AMOUNT_MAX))
+def test_an_order_without_a_reference_has_the_digest_that_older_nodes_give_it(amount: int) -> None:
+    """Any amount, as a deposit and a redemption: the digest of the amount alone; a reference changes it."""
+    alone = hashlib.sha256(f'{{"amount":{amount}}}'.encode()).digest()
+    assert Order(amount=amount).digest() == Deposit(amount=amount).digest() == alone
+    assert Deposit(amount=amount, reference=None).digest() == alone
+    assert Deposit(amount=amount, reference="rent").digest() != alone
 
 
 @pytest.mark.parametrize(
