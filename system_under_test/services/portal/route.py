@@ -18,8 +18,8 @@ class Route:
     """One operation. `business` routes are what customers come for: they count as in flight and may be shed.
 
     Those of a low `rank` are shed first. `answer` is what a success says as JSON, `media_type` what it is where it says
-    something else. `parameters` are those of the path and the query, as OpenAPI describes them. A `stream` lasts as long
-    as its client likes: it is counted, but has no duration.
+    something else. `parameters` are those of the path and the query, as OpenAPI describes them. A `stream` lasts as
+    long as its client likes: it is counted, but has no duration.
     """
 
     method: Method
