@@ -7,8 +7,8 @@ from loadtests import savers  # not the class: Locust would run every user class
 from loadtests.intents import DEPOSIT, REDEEM, Intent, intend, repeats
 
 WEIGHTS = {DEPOSIT: 1, REDEEM: 19}
-REDEEM_RANGE = (1, 10_000)
-"""Some ask for more than they have after a while, and must be refused."""
+REDEEM_RANGE = (1, 2_000)
+"""Minor units: half of what the accounts hold, in a rush of a hundred thousand."""
 
 
 class Withdrawer(savers.Saver):
