@@ -113,7 +113,7 @@ class _Play:
             raise self._unwritten
 
     async def _harm(self) -> None:
-        if not await self._try("inject", asyncio.wait_for(self._fault.inject(self._scene), INJECT_LIMIT_S)):
+        if not await self._try("inject", self._fault.inject(self._scene), INJECT_LIMIT_S):
             return
         self._took_hold()
         injected_s = self._injected_s if self._injected_s is not None else asyncio.get_running_loop().time()
@@ -128,7 +128,7 @@ class _Play:
         self._putting_right = True
         healed = self._kept
         for _ in range(HEAL_TRIES):
-            healed = healed or await self._try("heal", asyncio.wait_for(self._fault.heal(self._scene), HEAL_LIMIT_S))
+            healed = healed or await self._try("heal", self._fault.heal(self._scene), HEAL_LIMIT_S)
         if healed:
             self._event("fault.healed")
         look = self._fault.effect if self._kept else self._fault.heal_proof
@@ -153,10 +153,12 @@ class _Play:
                 params=dict(self._occurrence.params),
             )
 
-    async def _try(self, step: str, work: Awaitable[object]) -> bool:
+    async def _try(self, step: str, work: Awaitable[object], within_s: float) -> bool:
         """Whether the step went well; what a user can mend is written down, a bug of ours is raised."""
         try:
-            await work
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes when the work is just done.
+            async with asyncio.timeout(within_s):
+                await work
         except _MENDABLE as error:
             self._failed(step, error)
             return False
@@ -168,7 +170,8 @@ class _Play:
         ends_s = loop.time() + within_s
         while True:
             try:
-                proof = await asyncio.wait_for(look(self._scene), max(_ONE_LOOK_S, ends_s - loop.time()))
+                async with asyncio.timeout(max(_ONE_LOOK_S, ends_s - loop.time())):
+                    proof = await look(self._scene)
             except _MENDABLE as error:
                 proof = Proof(proven=False, evidence={"error": str(error) or f"no answer within {within_s:g} s"})
             if proof.proven or loop.time() >= ends_s:

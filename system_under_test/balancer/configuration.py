@@ -6,6 +6,7 @@ What a request survives is decided here:
     node is gone              first connection error -> out at once (outlier detection), health check keeps it out
     node drains               /readyz is 503 -> out at the next check (0.25 s)
     node says no on purpose   503 with x-envoy-ratelimited -> passed on, neither tried again nor held against the node
+    too many tries            a quarter of the requests under way at most, or 200: retries must not feed an overload
     no node is left           503 at once, with Retry-After where nothing was ever sent
 """
 
@@ -23,8 +24,12 @@ STREAM_IDLE_S: Final = 12.0
 """A node sends something on every event stream each five seconds."""
 
 _TYPE: Final = "type.googleapis.com/envoy"
-# Far above what this machine can do: the defaults (three retries at a time) would drop retries in a burst.
+# Far above what this machine can do.
 _UNLIMITED: Final = 10_000
+_RETRIES_PERCENT: Final = 25.0
+_RETRIES_MIN: Final = 200
+"""The balancer's default of three at a time would drop retries when a node dies; without any limit they multiply what
+is too much already, and go on doing so when it is no longer."""
 _CONNECTIONS_MAX: Final = 10_000
 # The portal keeps idle connections longer than this, so that it never closes one that is being written to.
 _UPSTREAM_IDLE_S: Final = 300.0
@@ -182,7 +187,10 @@ def _cluster(upstreams: Sequence[Upstream]) -> dict[str, Any]:
                     "max_connections": _UNLIMITED,
                     "max_pending_requests": _UNLIMITED,
                     "max_requests": _UNLIMITED,
-                    "max_retries": _UNLIMITED,
+                    "retry_budget": {
+                        "budget_percent": {"value": _RETRIES_PERCENT},
+                        "min_retry_concurrency": _RETRIES_MIN,
+                    },
                 }
             ]
         },

@@ -57,7 +57,7 @@ def test_a_hung_node_delays_no_request_by_a_second(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["maintenance-window", "queue-50k", "accrual-failover", "custody", "reconciliation-gate"]
+    "name", ["maintenance-window", "queue-50k", "accrual-failover", "custody", "reconciliation-gate", "slow-node"]
 )
 def test_the_platforms_other_promises_hold_while_its_processes_die(name: str, tmp_path: Path) -> None:
     """Each experiment as it is shipped; its own expectations say what must have been seen."""

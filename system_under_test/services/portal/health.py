@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from system_under_test.services.portal.admission import Admission, Rank
 from system_under_test.services.portal.vitals import Reading, Sign, Vitals
@@ -35,6 +35,11 @@ class Health:
     log: structlog.stdlib.BoundLogger
     in_flight: int = 0
     vitals: Vitals = field(default_factory=lambda: Vitals(now_s=time.monotonic()))
+    _degradations: Counter = field(
+        default_factory=lambda: Counter(
+            "savings_node_degradations", "Times that the node became degraded.", registry=None
+        )
+    )
     _answers: int = 0
     _errors: int = 0
 
@@ -73,6 +78,7 @@ class Health:
         )
         for name, text, read in gauges:
             Gauge(name, text, registry=registry).set_function(read)
+        registry.register(self._degradations)
 
     def _value(self, sign: Sign) -> float:
         return self.vitals.values[sign]
@@ -102,8 +108,9 @@ class Health:
             self._answers = self._errors = 0
             self.admission.note(lag_s, now_s)
             if self.vitals.raised != was:
-                self._tell(self.vitals.raised)
+                self._tell(was, self.vitals.raised)
 
-    def _tell(self, raised: tuple[str, ...]) -> None:
+    def _tell(self, was: tuple[Sign, ...], raised: tuple[Sign, ...]) -> None:
+        self._degradations.inc(not was)
         values = {sign: round(value, 4) for sign, value in self.vitals.values.items()}
         self.log.warning("node.degraded" if raised else "node.recovered", signs=list(raised), **values)

@@ -121,8 +121,16 @@ def test_the_settings_that_cost_requests_when_forgotten_are_set() -> None:
     assert cluster["outlier_detection"]["split_external_local_origin_errors"] is True
     assert cluster["outlier_detection"]["consecutive_local_origin_failure"] == 1
     assert cluster["outlier_detection"]["max_ejection_percent"] > 50
-    assert min(cluster["circuit_breakers"]["thresholds"][0].values()) >= 1000
     assert cluster["load_assignment"]["policy"]["overprovisioning_factor"] == 200
+
+
+def test_a_burst_of_retries_is_in_the_budget_and_a_flood_is_not() -> None:
+    """Two hundred at a time are always allowed: more than are under way on a node that dies; no fixed number is."""
+    breaker = configuration()["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"][0]
+    limits = [breaker[name] for name in ("max_connections", "max_pending_requests", "max_requests")]
+    assert min(limits) >= 1000
+    assert breaker["retry_budget"] == {"budget_percent": {"value": 25.0}, "min_retry_concurrency": 200}
+    assert "max_retries" not in breaker
 
 
 def test_nodes_are_read_with_and_without_zones() -> None:
