@@ -4,7 +4,9 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from metrics.checkers.checker import CHECKERS
 from metrics.dumps import LEDGER, REDEMPTIONS, rows_of_kind, unusable
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 SETTLED: Final = "settled"
+PARKED: Final = "parked"
 _TRANSFER: Final = "redemption"
 _TOLD_MAX: Final = 5
 
@@ -26,10 +29,13 @@ class Queue:
 
     Numbers have no gap; a settled one has just the transfer it names, a refused or parked one has none; transfers come
     in the order of the queue; nobody is paid more than there was, and nobody refused who had enough at that time.
-    Balances are computed here from the ledger's transfers.
+    Balances are computed here from the ledger's transfers. A parked one waits for a person: more than `max_parked` are
+    a mistake. With fewer than `min_settled` nothing was shown.
     """
 
     intact: Literal[True] = True
+    max_parked: Annotated[int, Field(ge=0)] = 0
+    min_settled: Annotated[int, Field(ge=1)] = 1
     dump: str = "redemptions"
     ledger: str = "ledger"
 
@@ -44,9 +50,13 @@ class Queue:
             return Finding(name=self.title, grade=Grade.UNKNOWN, detail=told)
         rows = evidence.dumps[self.dump].rows
         transfers = rows_of_kind(evidence.dumps[self.ledger], "transfer")
-        wrong = list(mistakes(rows, transfers))
+        parked = [row for row in rows if row["status"] == PARKED]
+        wrong = [_wrong("parked", row) for row in parked] if len(parked) > self.max_parked else []
+        wrong += mistakes(rows, transfers)
         settled = sum(row["status"] == SETTLED for row in rows)
-        doubts = [] if settled else ["no redemption was settled"]
+        doubts = []
+        if settled < self.min_settled:
+            doubts.append(f"only {count(settled, 'redemption')} of at least {self.min_settled:,} settled")
         return Finding(
             name=self.title,
             grade=Grade.FAIL if wrong else Grade.PASS,
@@ -54,7 +64,7 @@ class Queue:
             limit=0,
             unit="mistakes",
             witness=wrong[:_TOLD_MAX],
-            detail=f"{count(len(rows), 'redemption')} accepted, {settled:,} settled"
+            detail=f"{count(len(rows), 'redemption')} accepted, {settled:,} settled, {len(parked):,} parked"
             + (f"; {count(len(wrong), 'mistake')} found." if wrong else ", all in order."),
         ).doubted(doubts)
 

@@ -19,6 +19,7 @@ GOOD: list[dict[str, Any]] = [
     {"exactly_once": {"dump": "ledger", "operations": ["deposit"]}},
     {"ledger": {"balanced": True}},
     {"queue": {"intact": True}},
+    {"queue": {"max_parked": 3, "min_settled": 100}},
     {"accrual": {"min_hours": 5}},
     {"custody": {}},
     {"window": {}},

@@ -72,14 +72,14 @@ STEPS_OF_EXAMPLE = [
 ]  # fmt: skip
 
 
-def judged(path: Path, queue: Rows, transfers: Rows) -> Finding:
+def judged(path: Path, queue: Rows, transfers: Rows, **parameters: Any) -> Finding:
     """The finding on these dumps."""
     accounts = [{"row": "account", "account": "a", "kind": "customer", "balance": 0}]
     folder = Folder(
         path=path,
         dumps={"ledger": [*accounts, *transfers], "redemptions": queue},
     )
-    return parse_expectation({"queue": {"intact": True}}).judge(folder.evidence())
+    return parse_expectation({"queue": {"intact": True, **parameters}}).judge(folder.evidence())
 
 
 @given(STEPS)
@@ -94,6 +94,26 @@ def test_a_right_queue_passes_and_an_empty_one_shows_nothing(tmp_path: Path) -> 
     assert [row["status"] for row in queue] == ["settled", "refused", "settled", "settled", "refused"]
     assert judged(tmp_path / "right", queue, transfers).grade is Grade.PASS
     assert judged(tmp_path / "empty", [], transfers[:2]).grade is Grade.UNKNOWN
+
+
+def test_more_parked_ones_than_allowed_are_a_mistake_each(tmp_path: Path) -> None:
+    """Both refused ones are parked instead: none and one are too few to be allowed, two are not."""
+    queue, transfers = platform(STEPS_OF_EXAMPLE)
+    for row in (queue[1], queue[4]):
+        row.update(status="parked", reason="the ledger refused it", balance_after=None)
+    for allowed in (0, 1):
+        finding = judged(tmp_path / str(allowed), queue, transfers, max_parked=allowed)
+        assert (finding.grade, finding.value) == (Grade.FAIL, 2)
+        assert [(one["wrong"], one["seq"]) for one in finding.witness] == [("parked", 2), ("parked", 5)]
+    assert judged(tmp_path / "none", queue, transfers).grade is Grade.FAIL
+    assert judged(tmp_path / "allowed", queue, transfers, max_parked=2).grade is Grade.PASS
+
+
+def test_fewer_settled_ones_than_wanted_show_nothing(tmp_path: Path) -> None:
+    """Three are settled."""
+    right = platform(STEPS_OF_EXAMPLE)
+    assert judged(tmp_path / "enough", *right, min_settled=3).grade is Grade.PASS
+    assert judged(tmp_path / "few", *right, min_settled=4).grade is Grade.UNKNOWN
 
 
 def swap(queue: Rows, transfers: Rows) -> None:  # noqa: ARG001
