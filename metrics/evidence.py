@@ -137,6 +137,14 @@ class Evidence:
         """Seconds since the start of the faults; None for never."""
         return None if t_ns is None or t_ns == NEVER else round((t_ns - self.origin_ns) / 1e9, 6)
 
+    @property
+    def wall_ahead_ns(self) -> int | None:
+        """Wall time since 1970 less monotonic time, by the clock anchor of `run.json`; None where it has none."""
+        clock = self.run.get("clock")
+        anchor = clock if isinstance(clock, dict) else {}
+        monotonic_ns, wall_ns = number_or_none(anchor.get("monotonic_ns")), number_or_none(anchor.get("wall_ns"))
+        return None if monotonic_ns is None or wall_ns is None else int(wall_ns) - int(monotonic_ns)
+
     @cached_property
     def resent(self) -> int:
         """Operations that a client sent more than once without telling its history; 0 while the run goes on."""

@@ -16,7 +16,8 @@ class Fault:
     """One occurrence; times are CLOCK_MONOTONIC ns, None where it did not happen.
 
     `effect` and `healed` are what was proven: None where nobody looked. A change (a deploy) is `kept`: it is
-    proven by what is seen afterwards and never healed.
+    proven by what is seen afterwards and never healed. `effect_ns` is when the effect was proven; it and `heal_after_s`
+    (planned, from the injection) are None where there was none.
     """
 
     fault_id: str
@@ -33,6 +34,16 @@ class Fault:
     heal_evidence: Mapping[str, Any] | None = None
     failed_step: str | None = None
     error: str | None = None
+    effect_ns: int | None = None
+    heal_after_s: float | None = None
+
+    @property
+    def heal_begun_ns(self) -> int | None:
+        """When it was about to be healed, as planned; when it was healed, if that was sooner; None without a heal."""
+        if self.injected_ns is None or self.heal_after_s is None:
+            return None
+        due_ns = self.injected_ns + round(self.heal_after_s * 1e9)
+        return due_ns if self.healed_ns is None else min(due_ns, self.healed_ns)
 
     @property
     def dirty(self) -> bool:
@@ -74,6 +85,7 @@ def _fault(fault_id: str, plan: Mapping[str, Any] | None, events: Sequence[Event
     failed = by_kind.get("failed", [])
     said: Mapping[str, Any] = injected[0].data if injected else {}
     wish: Mapping[str, Any] = plan or {}
+    effect = _proven(by_kind.get("effect", []))
     instances = said.get("instances") or wish.get("instances") or []
     return Fault(
         fault_id=fault_id,
@@ -84,12 +96,14 @@ def _fault(fault_id: str, plan: Mapping[str, Any] | None, events: Sequence[Event
         injected_ns=injected[0].t_ns if injected else None,
         healed_ns=_last_ns(by_kind.get("healed", [])),
         heal_seen_ns=_last_ns(by_kind.get("heal_proven", [])),
-        effect=_proven(by_kind.get("effect", [])),
+        effect=effect,
         healed=_proven(by_kind.get("heal_proven", [])),
         effect_evidence=_evidence(by_kind.get("effect", [])),
         heal_evidence=_evidence(by_kind.get("heal_proven", [])),
         failed_step=str(failed[-1].data.get("step")) if failed else None,
         error=str(failed[-1].data.get("error")) if failed else None,
+        effect_ns=_last_ns(by_kind.get("effect", [])) if effect else None,
+        heal_after_s=number_or_none(wish.get("heal_after_s")),
     )
 
 
