@@ -177,8 +177,11 @@ _FIELDS: Final[Mapping[str, Mapping[str | None, Sequence[str]]]] = {
     },
     WINDOWS: {
         "window": ("window", "revision", "stage", "planned_start", "planned_end"),
-        "event": ("window", "revision", "change", "planned_start", "planned_end", "published_end", "business_at"),
-        "reconciliation": ("number", "full", "passed", "head"),
+        "event": (
+            *("window", "revision", "change", "planned_start", "planned_end", "published_end"),
+            *("business_at", "recorded_at"),
+        ),
+        "reconciliation": ("number", "full", "passed", "head", "recorded_at"),
     },
     SESSIONS: {
         "reopening": ("epoch", "reopened_at", "synchronised_at"),

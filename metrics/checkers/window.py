@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 NOTICE_S: Final = 24 * 3600
 LENGTH_S: Final = (30 * 60, 60 * 60)
+GRACE_S: Final = 15 * 60
+"""A start missed by more is to be announced anew."""
 _STAGES: Final = ("draining", "closed", "verifying", "opened")
 _TOLD_MAX: Final = 5
 
@@ -26,9 +29,10 @@ _TOLD_MAX: Final = 5
 class Window:
     """At least `min_windows` windows were opened again, each as it was announced; times are business time.
 
-    Planned for 30 to 60 minutes; begun not before the planned start; opened not later than published at that time, at
-    the latest after an overrun was published; every stage passed in order; each customer got exactly one notice of
-    the plan that was carried out, at least 24 hours before.
+    Planned for 30 to 60 minutes; begun at the planned start, at most 15 minutes after it; opened not later than the end
+    that was published last, which was only ever put off before it had passed; every stage passed in order; a full check
+    of the ledger passed between `verifying` and `opened`; each customer got exactly one notice of the plan that was
+    carried out, at least 24 hours before.
     """
 
     min_windows: Annotated[int, Field(ge=1)] = 1
@@ -41,7 +45,7 @@ class Window:
         return "window" if self.dump == "windows" else f"window:{self.dump}"
 
     def check(self, evidence: "Evidence") -> Finding:
-        """Reads every window's events, and the notices of its plan."""
+        """Reads every window's events, the checks of the ledger meanwhile, and the notices of its plan."""
         if told := unusable(evidence.dumps, {self.dump: WINDOWS, self.notices: NOTICES}):
             return Finding(name=self.title, grade=Grade.UNKNOWN, detail=told)
         windows = evidence.dumps[self.dump]
@@ -49,12 +53,15 @@ class Window:
         for event in rows_of_kind(windows, "event"):
             begun[event["window"]].append(event)
         begun = {window: events for window, events in begun.items() if "draining" in _changes(events)}
+        verified = [
+            row["recorded_at"] for row in rows_of_kind(windows, "reconciliation") if row["full"] and row["passed"]
+        ]
         notices = evidence.dumps[self.notices]
         plans, sent = rows_of_kind(notices, "plan"), rows_of_kind(notices, "notice")
         wrong = [
             {"window": window, **one}
             for window, events in sorted(begun.items())
-            for one in (*_life(events), *_notices(window, events, plans, sent))
+            for one in (*_life(events, verified), *_published(events), *_notices(window, events, plans, sent))
         ]
         opened = sum("opened" in _changes(events) for events in begun.values())
         doubts = [] if opened >= self.min_windows else [f"only {count(opened, 'window')} opened again"]
@@ -74,24 +81,38 @@ def _changes(events: Sequence[Row]) -> list[str]:
     return [str(event["change"]) for event in events]
 
 
-def _life(events: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _life(events: Sequence[Row], verified: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """Mistakes in the stages; `verified` is when full checks of the ledger passed, in wall time as `recorded_at`."""
     stages = [event for event in events if event["change"] in _STAGES]
     if [stage["change"] for stage in stages] != list(_STAGES[: len(stages)]):
         yield {"wrong": "stages out of order", "stages": [stage["change"] for stage in stages]}
         return
-    if len(stages) < len(_STAGES):
-        yield {"wrong": "begun and not opened again", "stage": stages[-1]["change"]}
     start = stages[0]
     length_s = start["planned_end"] - start["planned_start"]
     if not LENGTH_S[0] <= length_s <= LENGTH_S[1]:
         yield {"wrong": "planned for another time than 30 to 60 minutes", "planned_s": length_s}
-    if start["business_at"] < start["planned_start"]:
-        yield {"wrong": "begun before its planned start", "early_s": start["planned_start"] - start["business_at"]}
-    if len(stages) == len(_STAGES):
-        opened = stages[-1]
-        published = [event["published_end"] for event in events if event["business_at"] < opened["business_at"]]
-        if opened["business_at"] > max(published):
-            yield {"wrong": "opened later than was published", "late_s": opened["business_at"] - max(published)}
+    late_s = start["business_at"] - start["planned_start"]
+    if late_s < 0:
+        yield {"wrong": "begun before its planned start", "early_s": -late_s}
+    if late_s > GRACE_S:
+        yield {"wrong": "begun more than 15 minutes after its planned start", "late_s": late_s}
+    if len(stages) < len(_STAGES):
+        yield {"wrong": "begun and not opened again", "stage": stages[-1]["change"]}
+        return
+    _, _, verifying, opened = stages
+    if not any(verifying["recorded_at"] <= passed <= opened["recorded_at"] for passed in verified):
+        yield {"wrong": "opened without a full check of the ledger that passed meanwhile",
+               "verifying_at": verifying["recorded_at"], "opened_at": opened["recorded_at"]}  # fmt: skip
+
+
+def _published(events: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Moments at which the end that had been published last was in the past; `events` are in their order."""
+    for before, event in pairwise(events):
+        late_s = event["business_at"] - before["published_end"]
+        if late_s > 0 and event["change"] == "opened":
+            yield {"wrong": "opened later than was published", "late_s": late_s}
+        elif late_s > 0 and event["change"] == "overrun":
+            yield {"wrong": "overrun published after the end had passed", "late_s": late_s}
 
 
 def _notices(window: Any, events: Sequence[Row], plans: Sequence[Row], sent: Sequence[Row]) -> Iterator[dict[str, Any]]:
