@@ -68,13 +68,19 @@ class Operation:
     def is_right(self, sent: Sent) -> bool:
         """Whether the document takes what was sent, the token aside."""
         headers = [(name.lower(), value.strip(b" \t")) for name, value in sent.headers]
-        keys = [value for name, value in headers if name == b"idempotency-key"]
-        if self.keyed and (len(keys) != 1 or not re.fullmatch(rb"[!-~]{1,255}", keys[0])):
-            return False
         queried = parse_qs(sent.path.partition("?")[2], keep_blank_values=True)
         for parameter in self.parameters:
-            texts = queried.get(parameter["name"], []) if parameter["in"] == "query" else []
-            if len(texts) > 1 or not all(_is_number(text, parameter["schema"]) for text in texts):
+            if parameter["in"] == "query":
+                texts = queried.get(parameter["name"], [])
+                right = len(texts) <= 1 and all(_is_number(text, parameter["schema"]) for text in texts)
+            elif parameter["in"] == "header":
+                texts = [
+                    value.decode("latin-1") for name, value in headers if name == parameter["name"].lower().encode()
+                ]
+                right = len(texts) == 1 and re.search(_strict(parameter["schema"]["pattern"]), texts[0]) is not None
+            else:
+                right = True  # what is there, the document cannot know
+            if not right:
                 return False
         return sent.body is None or self._takes(sent.body, dict(headers))
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 
 from system_under_test.services.operator_api import Forward, Move, Plan, Why
 from tests.integration.platform.described import Operation, requests
@@ -104,7 +104,12 @@ def test_every_answer_to_an_operator_is_a_known_one_and_refusals_write_nothing(
     operation = _OPERATIONS[name]
 
     @given(requests(operation, _TOKENS))
-    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+    @settings(
+        max_examples=30,
+        deadline=None,
+        phases=(Phase.explicit, Phase.reuse, Phase.generate),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
     def ask(sent: Sent) -> None:
         right = operation.is_right(sent)
         assume(name != "forward" or not right)
