@@ -400,12 +400,13 @@ _BAD: Final[Mapping[str, tuple[bytes, bytes, tuple[bytes, ...], int, str, str]]]
 def test_bad_input_is_refused_with_its_field_and_its_reason_and_writes_nothing(
     platform: Platform, desk: Desk, name: str
 ) -> None:
-    """Each line of the table to a node and to the balancer: the problem document, and no effect."""
+    """Each line of the table to a node and to the balancer: the problem document, and no effect; the description says no, too."""
     operation = _OPERATIONS[name]
     desk.log_in()
     before = desk.written()
     for what, (body, kind, keys, *expected) in _BAD.items():
         sent = desk.order(operation, body, kind=kind, keys=keys)
+        assert not operation.is_right(sent), f"the description takes {what}"
         for port in (platform.portals[0].port, platform.balancer.port):
             got = exchange(port, sent)
             operation.check(got)
