@@ -400,7 +400,7 @@ _BAD: Final[Mapping[str, tuple[bytes, bytes, tuple[bytes, ...], int, str, str]]]
 def test_bad_input_is_refused_with_its_field_and_its_reason_and_writes_nothing(
     platform: Platform, desk: Desk, name: str
 ) -> None:
-    """Each line of the table to a node and to the balancer: a problem document, no effect, and no surprise to the description."""
+    """Each line of the table to a node and to the balancer: a problem document, no effect, as the description says."""
     operation = _OPERATIONS[name]
     desk.log_in()
     before = desk.written()
