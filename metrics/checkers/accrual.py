@@ -1,7 +1,8 @@
 """Whether every account got its interest for every hour, once, and as much as rate, balance and remainder demand."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import Field
 
 from metrics.checkers.checker import CHECKERS
-from metrics.dumps import ACCRUAL, LEDGER, rows_of_kind, unusable
+from metrics.dumps import ACCRUAL, CUSTOMER, LEDGER, rows_of_kind, unusable
 from metrics.findings import Finding, Grade, count
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ _TOLD_MAX: Final = 5
 class Accrual:
     """At least `min_hours` hours in a row, each with one snapshot for each account, each exact to the last unit.
 
-    Interest is recomputed from a snapshot's balance, the hour's rate and the remainder of the hour before; what the
-    ledger credited for the hour must be that. The ledger is dumped after the snapshots: what is newer is not judged.
+    A snapshot's balance must be the sum of the account's transfers dated before the hour's end; a customer with such a
+    transfer must have a snapshot. Interest is recomputed from balance, rate and the remainder of the hour before; what
+    the ledger credited for the hour must be that. The ledger is dumped after the snapshots: what is newer is not
+    judged.
     """
 
     min_hours: Annotated[int, Field(ge=1)] = 1
@@ -47,8 +50,9 @@ class Accrual:
             return Finding(name=self.title, grade=Grade.UNKNOWN, detail=told)
         dump = evidence.dumps[self.dump]
         hours, snapshots = rows_of_kind(dump, "hour"), rows_of_kind(dump, "snapshot")
-        credited = [row for row in rows_of_kind(evidence.dumps[self.ledger], "transfer") if row["kind"] == _INTEREST]
-        wrong = list(mistakes(hours, snapshots, credited))
+        ledger = evidence.dumps[self.ledger]
+        customers = {row["account"] for row in rows_of_kind(ledger, "account") if row["kind"] == CUSTOMER}
+        wrong = list(mistakes(hours, snapshots, rows_of_kind(ledger, "transfer"), customers))
         finished = sum(row["finished_at"] is not None for row in hours)
         doubts = []
         if finished < self.min_hours:
@@ -67,8 +71,10 @@ class Accrual:
         ).doubted(doubts)
 
 
-def mistakes(hours: Sequence[Row], snapshots: Sequence[Row], credited: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """Everything wrong, as data; `credited` are the ledger's transfers of interest."""
+def mistakes(
+    hours: Sequence[Row], snapshots: Sequence[Row], transfers: Sequence[Row], customers: AbstractSet[Any]
+) -> Iterator[dict[str, Any]]:
+    """Everything wrong, as data; `transfers` are all of the ledger, `customers` its customers' accounts."""
     hours = sorted(hours, key=lambda row: row["hour"])
     for before, after in pairwise(hours):
         if after["hour"] - before["hour"] != _HOUR_S:
@@ -81,10 +87,13 @@ def mistakes(hours: Sequence[Row], snapshots: Sequence[Row], credited: Sequence[
     known = {hour["hour"] for hour in hours}
     yield from ({"wrong": "snapshot of no hour", **_told(one)} for one in snapshots if one["hour"] not in known)
     yield from _recomputed(hours, by_hour)
-    yield from _credited(hours, by_hour, credited)
+    # A credit that is wrong comes before the balances that are wrong because of it.
+    yield from _credited(hours, by_hour, [row for row in transfers if row["kind"] == _INTEREST])
+    yield from _balances(hours, by_hour, transfers, customers)
 
 
 def _recomputed(hours: Sequence[Row], by_hour: Mapping[Any, Sequence[Row]]) -> Iterator[dict[str, Any]]:
+    """Snapshots whose interest does not follow from what they say themselves, and hours that count others."""
     remainders: dict[Any, int] = {}
     for hour in hours:
         rows = by_hour.get(hour["hour"], [])
@@ -93,16 +102,41 @@ def _recomputed(hours: Sequence[Row], by_hour: Mapping[Any, Sequence[Row]]) -> I
             if row["account"] in seen:
                 yield {"wrong": "second snapshot of an account in one hour", **_told(row)}
             seen.add(row["account"])
-            interest, remainder = divmod(row["balance"] * hour["rate_ppb"] + remainders.get(row["account"], 0), UNITS)
+            earned = max(row["balance"], 0) * hour["rate_ppb"] + remainders.get(row["account"], 0)
+            interest, remainder = divmod(earned, UNITS)
             if (row["interest"], row["remainder"]) != (interest, remainder):
                 yield {"wrong": "interest is not exact", "computed": [interest, remainder], **_told(row)}
             remainders[row["account"]] = row["remainder"]
+        if hour["finished_at"] is not None and hour["accounts"] != len(rows):
+            yield {"wrong": "hour counts other snapshots", "hour": hour["hour"], "says": hour["accounts"],
+                   "there": len(rows)}  # fmt: skip
+
+
+def _balances(
+    hours: Sequence[Row], by_hour: Mapping[Any, Sequence[Row]], transfers: Sequence[Row], customers: AbstractSet[Any]
+) -> Iterator[dict[str, Any]]:
+    """Snapshots with another balance than the ledger bears out, and those that are missing.
+
+    The ledger does not say when an account was opened: one is due from its first transfer or snapshot on.
+    """
+    movements = deque(sorted(transfers, key=lambda row: row["business_at"]))
+    balances: dict[Any, int] = defaultdict(int)
+    due: set[Any] = set()
+    for hour in hours:
+        while movements and movements[0]["business_at"] < hour["hour"] + _HOUR_S:
+            row = movements.popleft()
+            balances[row["debit"]] -= row["amount"]
+            balances[row["credit"]] += row["amount"]
+            due |= customers & {row["debit"], row["credit"]}
+        rows = by_hour.get(hour["hour"], [])
+        for row in rows:
+            if row["balance"] != balances[row["account"]]:
+                yield {"wrong": "balance is not that of the ledger", "computed": balances[row["account"]], **_told(row)}
+        there = {row["account"] for row in rows}
+        due |= there
         if hour["finished_at"] is not None:
-            for account in sorted(remainders.keys() - seen, key=str):
+            for account in sorted(due - there, key=str):
                 yield {"wrong": "account without a snapshot", "account": account, "hour": hour["hour"]}
-            if hour["accounts"] != len(rows):
-                yield {"wrong": "hour counts other snapshots", "hour": hour["hour"], "says": hour["accounts"],
-                       "there": len(rows)}  # fmt: skip
 
 
 def _credited(

@@ -1,5 +1,6 @@
 """The accrual's checker against hours that were computed with fractions, and against each way to be wrong."""
 
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from metrics.checkers import parse_expectation
+from metrics.checkers.accrual import mistakes
 from metrics.findings import Finding, Grade
 from tests.run_folders import Folder
 
@@ -18,26 +20,33 @@ HOURS = 60
 
 
 def platform() -> tuple[Rows, Rows]:
-    """Dump and ledger of a right platform: compounding, with one deposit.
+    """Dump and ledger of a right platform: compounding, with a deposit to b and a later customer d.
 
     The last hour is under way, and the ledger a little newer.
     """
     dump: Rows = [{"row": "rate", "hour": 0, "rate_ppb": RATE_PPB}]
-    ledger: Rows = [{"row": "account", "account": name, "kind": "customer", "balance": None} for name in OPENING]
-    balances = dict(OPENING)
-    owed = dict.fromkeys(OPENING, Fraction(0))
+    customers = [*OPENING, "d", "e"]
+    ledger: Rows = [{"row": "account", "account": name, "kind": "customer", "balance": None} for name in customers]
+    ledger.append({"row": "account", "account": "own", "kind": "custody", "balance": None})
+    balances = dict.fromkeys(customers, 0)
+    owed = dict.fromkeys(customers, Fraction(0))
 
-    def post(kind: str, account: str, amount: int, hour: int) -> None:
+    def post(kind: str, account: str, amount: int, business_at: float) -> None:
+        balances[account] += amount
         ledger.append(
             {"row": "transfer", "transfer": str(len(ledger)), "kind": kind, "debit": "own", "credit": account,
-             "amount": amount, "key": None, "business_at": (hour + 1) * 3600.0}
+             "amount": amount, "key": None, "business_at": business_at}
         )  # fmt: skip
 
+    for account, amount in OPENING.items():
+        post("seed", account, amount, 0.0)
     for number in range(HOURS):
         if number == 30:
-            balances["b"] += 500
-            post("deposit", "b", 500, number)
-        accounts = list(OPENING) if number < HOURS - 1 else ["a"]
+            post("deposit", "b", 500, number * 3600 + 1800.0)
+        if number == 40:
+            post("deposit", "d", 20_000, number * 3600 + 3599.5)
+        opened = [*OPENING, *(["d"] if number >= 40 else [])]
+        accounts = opened if number < HOURS - 1 else ["a"]
         for account in accounts:
             exact = owed[account] + Fraction(balances[account] * RATE_PPB, 8760 * 10**9)
             interest = int(exact)
@@ -46,16 +55,16 @@ def platform() -> tuple[Rows, Rows]:
                 {"row": "snapshot", "hour": number * 3600, "account": account, "balance": balances[account],
                  "interest": interest, "remainder": int(owed[account] * 8760 * 10**9)}
             )  # fmt: skip
-            balances[account] += interest
             if interest:
-                post("interest", account, interest, number)
+                post("interest", account, interest, (number + 1) * 3600.0)
         finished = number < HOURS - 1
         dump.append(
             {"row": "hour", "hour": number * 3600, "rate_ppb": RATE_PPB, "accounts": len(accounts) if finished else 0,
              "credited": 0, "started_at": 1.0, "finished_at": 2.0 if finished else None}
         )  # fmt: skip
-    post("interest", "b", 1, HOURS - 1)
-    post("interest", "a", 5, HOURS)
+    post("interest", "b", 1, HOURS * 3600.0)
+    post("interest", "a", 5, (HOURS + 1) * 3600.0)
+    post("deposit", "e", 7, HOURS * 3600 + 5.0)
     return dump, ledger
 
 
@@ -84,6 +93,37 @@ def without(rows: Rows, **wanted: Any) -> None:
     rows.remove(of(rows, **wanted))
 
 
+def test_two_hundred_accounts_over_a_hundred_hours_are_judged_in_no_time() -> None:
+    """20,000 snapshots and 100,000 transfers, all of them right; one unit more in the last transfer is found."""
+    names = [f"c-{number}" for number in range(200)]
+    transfers = [
+        {"kind": "deposit", "debit": "own", "credit": names[number % 200], "amount": 1, "business_at": number * 3.6}
+        for number in range(100_000)
+    ]
+    hours = [{"hour": hour * 3600, "rate_ppb": 0, "accounts": 200, "finished_at": 1.0} for hour in range(100)]
+    snapshots = [
+        {"hour": hour * 3600, "account": name, "balance": 5 * (hour + 1), "interest": 0, "remainder": 0}
+        for hour in range(100)
+        for name in names
+    ]
+    began_s = time.process_time()
+    wrong = list(mistakes(hours, snapshots, transfers[::-1], set(names)))
+    took_s = time.process_time() - began_s
+    assert wrong == []
+    assert took_s < 1.0
+    transfers[-1]["amount"] = 2
+    assert [one["account"] for one in mistakes(hours, snapshots, transfers, set(names))] == ["c-199"]
+
+
+def forget(dump: Rows, ledger: Rows) -> None:
+    """An accrual that never sees d: no snapshot, no interest, and hours that count accordingly."""
+    dump[:] = [row for row in dump if row.get("account") != "d"]
+    ledger[:] = [row for row in ledger if (row.get("kind"), row.get("credit")) != ("interest", "d")]
+    for row in dump:
+        if row.get("accounts") == 4:
+            row["accounts"] = 3
+
+
 WRONG: dict[str, tuple[Callable[[Rows, Rows], object], str]] = {
     "an hour skipped": (lambda dump, _: without(dump, row="hour", hour=3600), "hours skipped or doubled"),
     "an hour left": (
@@ -110,6 +150,25 @@ WRONG: dict[str, tuple[Callable[[Rows, Rows], object], str]] = {
     "a balance of another time": (
         lambda dump, _: of(dump, row="snapshot", hour=7200, account="a").update(balance=1_000_000),
         "interest is not exact",
+    ),
+    "an account forgotten from its opening on": (forget, "account without a snapshot"),
+    "a deposit that no balance contains": (
+        lambda _, ledger: ledger.append({**of(ledger, kind="deposit", credit="b"), "transfer": "9999"}),
+        "balance is not that of the ledger",
+    ),
+    "a deposit lost": (
+        lambda _, ledger: without(ledger, kind="deposit", credit="b"),
+        "balance is not that of the ledger",
+    ),
+    "a deposit of the next hour counted": (
+        lambda _, ledger: of(ledger, kind="deposit", credit="b").update(business_at=31 * 3600.0),
+        "balance is not that of the ledger",
+    ),
+    "money taken that no balance lacks": (
+        lambda _, ledger: ledger.append(
+            {**of(ledger, kind="deposit", credit="b"), "transfer": "9999", "debit": "b", "credit": "own"}
+        ),
+        "balance is not that of the ledger",
     ),
     "a wrong count": (lambda dump, _: of(dump, row="hour", hour=7200).update(accounts=4), "hour counts other"),
     "a credit lost": (
