@@ -165,11 +165,11 @@ _FIELDS: Final[Mapping[str, Mapping[str | None, Sequence[str]]]] = {
         "snapshot": ("hour", "account", "balance", "interest", "remainder"),
     },
     PAYOUTS: {
-        "key": ("signer", "public_key"),
+        "key": ("signer", "public_key", "since", "until", "revoked"),
         "policy": ("version", "required"),
-        "batch": ("batch", "wallet", "total", "transfer", "manifest"),
-        "manifest": ("manifest", "batch", "policy_version", "status"),
-        "signature": ("manifest", "signer"),
+        "batch": ("batch", "wallet", "first_seq", "last_seq", "total", "transfer", "manifest", "paid_at"),
+        "manifest": ("manifest", "batch", "policy_version", "status", "expires_at"),
+        "signature": ("manifest", "signer", "public_key"),
     },
     NOTICES: {
         "plan": ("window", "revision", "kind", "planned_start", "total"),

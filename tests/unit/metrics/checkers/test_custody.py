@@ -8,27 +8,29 @@ import pytest
 
 from metrics.checkers import parse_expectation
 from metrics.findings import Finding, Grade
-from tests.run_folders import Folder
+from tests.run_folders import KILL, Folder
 
 Rows = list[dict[str, Any]]
 
 
+WALL_S = 1_700_000_000
+"""The wall time at monotonic zero, as the folder's anchor says."""
+
+
 def platform() -> tuple[Rows, Rows]:
-    """Two batches, each paid under a manifest that two signers signed; the first one's first manifest had expired."""
+    """Two batches, paid at 5 and 9 s, each under a manifest of two signers; the first one's first manifest expired."""
     dump: Rows = [
         {"row": "policy", "version": 1, "required": 2},
-        *({"row": "key", "signer": name, "public_key": name * 2} for name in ("s1", "s2", "s3")),
-        {"row": "batch", "batch": 1, "wallet": "a", "total": 70, "transfer": "3", "manifest": "m2"},
-        {"row": "batch", "batch": 2, "wallet": "b", "total": 5, "transfer": "4", "manifest": "m3"},
-        {"row": "manifest", "manifest": "m1", "batch": 1, "policy_version": 1, "status": "expired"},
-        {"row": "manifest", "manifest": "m2", "batch": 1, "policy_version": 1, "status": "paid"},
-        {"row": "manifest", "manifest": "m3", "batch": 2, "policy_version": 1, "status": "paid"},
-        {"row": "signature", "manifest": "m1", "signer": "s1"},
-        {"row": "signature", "manifest": "m2", "signer": "s1"},
-        {"row": "signature", "manifest": "m2", "signer": "s3"},
-        {"row": "signature", "manifest": "m3", "signer": "s2"},
-        {"row": "signature", "manifest": "m3", "signer": "s3"},
-    ]
+        *(key(name) for name in ("s1", "s2", "s3")),
+        {"row": "batch", "batch": 1, "wallet": "a", "first_seq": 1, "last_seq": 9, "total": 70, "transfer": "3",
+         "manifest": "m2", "paid_at": WALL_S + 5.0},
+        {"row": "batch", "batch": 2, "wallet": "b", "first_seq": 2, "last_seq": 8, "total": 5, "transfer": "4",
+         "manifest": "m3", "paid_at": WALL_S + 9.0},
+        manifest("m1", 1, status="refused", expires_at=WALL_S + 4.0),
+        manifest("m2", 1),
+        manifest("m3", 2),
+        *(signature(*signed) for signed in (("m1", "s1"), ("m2", "s1"), ("m2", "s3"), ("m3", "s2"), ("m3", "s3"))),
+    ]  # fmt: skip
     ledger: Rows = [
         {"row": "account", "account": "custody-a", "kind": "custody", "balance": None},
         {"row": "account", "account": "custody-b", "kind": "custody", "balance": None},
@@ -38,6 +40,22 @@ def platform() -> tuple[Rows, Rows]:
         transfer("4", "payout", "payable-b", "custody-b", 5),
     ]
     return dump, ledger
+
+
+def key(signer: str) -> dict[str, Any]:
+    """A signer's key that counts from the first policy on."""
+    return {"row": "key", "signer": signer, "public_key": signer * 2, "since": 1, "until": None, "revoked": False}
+
+
+def manifest(name: str, batch: int, **values: Any) -> dict[str, Any]:
+    """A manifest that was paid."""
+    return {"row": "manifest", "manifest": name, "batch": batch, "policy_version": 1, "status": "paid",
+            "expires_at": WALL_S + 60.0, **values}  # fmt: skip
+
+
+def signature(name: str, signer: str) -> dict[str, Any]:
+    """A signer's signature of a manifest."""
+    return {"row": "signature", "manifest": name, "signer": signer, "public_key": signer * 2}
 
 
 def transfer(number: str, kind: str, debit: str, credit: str, amount: int) -> dict[str, Any]:
@@ -53,10 +71,45 @@ def judged(path: Path, dump: Rows, ledger: Rows, **parameters: Any) -> Finding:
     )
 
 
+def test_a_key_that_ended_later_still_counts_for_what_was_paid_before(tmp_path: Path) -> None:
+    """Revoked by the second policy; both payouts were made under the first."""
+    dump, ledger = platform()
+    dump[3].update(until=2, revoked=True)
+    assert judged(tmp_path, dump, ledger).grade is Grade.PASS
+
+
 def test_signed_payouts_pass_and_too_few_show_nothing(tmp_path: Path) -> None:
     """Two payouts happened: three wanted are not shown."""
     assert judged(tmp_path / "right", *platform(), min_payouts=2).grade is Grade.PASS
     assert judged(tmp_path / "few", *platform(), min_payouts=3).grade is Grade.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("paid_s", "goal", "grade"),
+    [
+        (4.5, {"during": "kill", "min_paid_during": 1}, Grade.PASS),
+        (4.5, {"during": "kill-1", "min_paid_during": 1}, Grade.PASS),
+        (4.5, {"during": "kill", "min_paid_during": 2}, Grade.UNKNOWN),
+        (4.5, {"during": "pause", "min_paid_during": 1}, Grade.UNKNOWN),
+        (3.9, {"during": "kill", "min_paid_during": 1}, Grade.UNKNOWN),
+        (8.1, {"during": "kill", "min_paid_during": 1}, Grade.UNKNOWN),
+        (4.5, {"none_during": "kill"}, Grade.PASS),  # was signed before, perhaps
+        (6.5, {"none_during": "kill"}, Grade.FAIL),
+        (6.5, {"none_during": "kill-1"}, Grade.FAIL),
+        (8.1, {"none_during": "kill"}, Grade.PASS),
+        (6.5, {"none_during": "pause"}, Grade.UNKNOWN),
+    ],
+)
+def test_payouts_can_be_wanted_or_ruled_out_while_a_fault_is_in_force(
+    tmp_path: Path, paid_s: float, goal: dict[str, Any], grade: Grade
+) -> None:
+    """The kill is in force from 4 to 8 s."""
+    dump, ledger = platform()
+    dump[4].update(paid_at=WALL_S + paid_s)
+    timeline = [{**KILL, "heal_after_s": 4.0}]
+    folder = Folder(path=tmp_path, timeline=timeline, dumps={"payouts": dump, "ledger": ledger})
+
+    assert parse_expectation({"custody": goal}).judge(folder.evidence()).grade is grade
 
 
 def pay_twice(dump: Rows, ledger: Rows) -> None:
@@ -83,6 +136,31 @@ WRONG: dict[str, tuple[Callable[[Rows, Rows], object], str]] = {
     "no manifest": (lambda dump, _: dump[4].update(manifest=None), "paid without a manifest of its own"),
     "one signer": (lambda dump, _: dump.pop(), "paid with too few signers"),
     "one signer twice": (lambda dump, _: dump[-1].update(signer="s2"), "paid with too few signers"),
+    "a manifest not called paid": (
+        lambda dump, _: dump[7].update(status="refused"),
+        "paid under a manifest that was not in force",
+    ),
+    "a manifest that had expired": (
+        lambda dump, _: dump[7].update(expires_at=WALL_S + 4.9),
+        "paid under a manifest that was not in force",
+    ),
+    "another signer's key": (lambda dump, _: dump[-1].update(public_key="s1s1"), "paid with too few signers"),
+    "a key that nobody has": (lambda dump, _: dump[-1].update(public_key="x"), "paid with too few signers"),
+    "a key of a later policy": (lambda dump, _: dump[3].update(since=2), "paid with too few signers"),
+    "a key that had ended": (
+        lambda dump, _: dump[3].update(since=0, until=1, revoked=True),
+        "paid with too few signers",
+    ),
+    "a redemption in two batches": (
+        lambda dump, _: dump[5].update(wallet="a", first_seq=9, last_seq=12),
+        "two batches share redemptions",
+    ),
+    "a batch within another": (
+        lambda dump, _: dump.insert(
+            6, {**dump[4], "batch": 3, "first_seq": 3, "last_seq": 4, "transfer": None, "paid_at": None}
+        ),
+        "two batches share redemptions",
+    ),
     "the same batch twice": (pay_twice, "batch paid twice"),
     "called paid": (lambda _, ledger: ledger.pop(), "called paid without a transfer"),
 }
