@@ -31,6 +31,10 @@ _ROLLED_BACK: Final = (
     asyncpg.DeadlockDetectedError,
     asyncpg.LockNotAvailableError,
     asyncpg.SerializationError,
+    # A full disk, no memory, a database that may only be read: one statement, rolled back, perhaps possible later.
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,
 )
 _LOST: Final = (
     asyncpg.PostgresConnectionError,

@@ -133,6 +133,10 @@ begin
         update service_state s
         set stage = p_stage, epoch = s.epoch + (p_stage = 'open')::integer, changed_at = clock_timestamp();
     end if;
+    -- A window is for machines to be worked on: business time runs at a rate at which they can drain and be verified.
+    if p_change = 'draining' and (select c.rate from business_clock c order by c.wall desc limit 1) > 60 then
+        perform set_business_clock(null, 60);
+    end if;
     if p_change = 'moved' then
         perform plan_notices(v_after.id, v_after.revision);
     elsif p_change = 'cancelled' then

@@ -10,7 +10,9 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+import pytest
 
+from system_under_test.storage.database import Database, DatabaseLimits, NotDoneError
 from tests.integration.platform.customers import Customer, Reply, log_in, until
 from tests.integration.platform.stage import Platform, Stage, await_ready
 
@@ -83,3 +85,22 @@ async def test_an_order_that_the_database_never_took_on_is_certainly_not_done(
         assert (reply.status, reply.body["type"]) == (503, "database-unavailable")
         assert (reply.headers["Retry-After"], reply.headers["x-envoy-ratelimited"]) == ("1", "true")
     assert await saver.balance() == before
+
+
+@pytest.mark.parametrize("state", ["53100", "53200", "58030", "25006"])
+async def test_a_database_that_cannot_at_the_moment_has_certainly_done_nothing(platform: Platform, state: str) -> None:
+    """A full disk, no memory, a failing device, a read-only database, as the server tells them: to be tried again."""
+    limits = DatabaseLimits(pool_size=2, acquire_within_s=5.0, statement_within_s=5.0)
+    database = Database(
+        platform.postgres.outputs()["dsn"], limits, application="test", on_change=lambda _ready, _problem: None
+    )
+    connecting = asyncio.create_task(database.keep_connected())
+    try:
+        async with asyncio.timeout(10):
+            while not database.ready:  # noqa: ASYNC110  (it offers no event)
+                await asyncio.sleep(0.01)
+        with pytest.raises(NotDoneError):
+            await database.row(f"do $$ begin raise exception 'planted' using errcode = '{state}'; end $$")
+    finally:
+        connecting.cancel()
+        await database.close()

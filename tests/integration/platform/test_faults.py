@@ -257,7 +257,7 @@ async def test_a_draining_node_says_so_and_still_serves(
 async def test_a_node_that_is_ready_but_fails_is_put_out(
     platform: Platform, stage: Stage, session: aiohttp.ClientSession
 ) -> None:
-    """A node whose /readyz is 200 and whose answers are 503 without the mark: after three it gets no more for a second."""
+    """A node whose /readyz is 200 and whose answers are 503 without the mark gets no more after three, for a second."""
     asked = 0
 
     async def lie(request: web.Request) -> web.Response:

@@ -371,3 +371,12 @@ async def test_the_expected_settlement_is_after_the_window_and_further_back_late
     assert left_s - 3 < first <= left_s + 1
     assert 0 < last - first <= 50
     assert await operator.owner.fetchval("select expected_settlement(null)") is None
+
+
+async def test_a_fast_clock_is_slowed_when_a_window_begins(operator: Operator) -> None:
+    """Business time runs at 600 when the start comes: from the draining on at 60, so that the window can be kept."""
+    number = await operator.noticed()
+    await operator.forward((await operator.row(number))["planned_start"], rate=600)
+    await operator.reaches(number, "closed")
+    assert await operator.owner.fetchval("select rate from business_clock order by wall desc limit 1") == 60
+    await operator.opened(number)
