@@ -1,24 +1,58 @@
 """A load generator that costs as little as Python allows: it shares its cores with what it measures.
 
 Each connection sends one prepared request after the other, the next when the answer to the last is there. Nothing is
-sent again; an answer of another status than expected ends the measurement.
+sent again unless whoever asked says so about an answer; an answer that cannot be judged ends the measurement.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, cast
 from urllib.parse import urlsplit
 
 import uvloop
 
 _LENGTH: Final = b"\r\ncontent-length: "
+_RETRY_AFTER: Final = b"\r\nretry-after: "
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for the request with this `number`; `head` as it came, from the status line on."""
+
+    number: int
+    head: bytes
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        return int(self.head[9:12])
+
+    def has(self, header: bytes) -> bool:
+        """Whether the head has this line, in lower case and without its end."""
+        return b"\r\n" + header in self.head.lower()
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """When it may be sent again as nothing was done; None where the answer does not say so."""
+        _, found, rest = self.head.lower().partition(_RETRY_AFTER)
+        return float(rest.partition(b"\r\n")[0]) if found else None
+
+
+Judge = Callable[[Answer], float | None]
+"""Takes an answer, and gives the seconds after which the request is sent again, or None when it is done with.
+
+Raises:
+    RuntimeError: the measurement cannot go on.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What came of a load: how long it took, and each request's time in order of the answers."""
+    """What came of a load: how long it took, and each try's time in order of the answers."""
 
     took_s: float
     latencies_s: Sequence[float]
@@ -37,42 +71,99 @@ def post(path: str, *, token: str, key: str, body: str) -> bytes:
     ).encode()
 
 
+def get(path: str, *, token: str) -> bytes:
+    """A GET as it goes over the wire."""
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+
+
 def send_all(url: str, requests: Sequence[bytes], *, connections: int, expected: int) -> Load:
     """Sends all of them over so many connections, and gives how long it took.
 
     Raises:
         RuntimeError: an answer had another status than `expected`, or a connection was lost.
     """
-    return uvloop.run(_send_all(url, requests, connections, f"HTTP/1.1 {expected} ".encode()))
+
+    def judge(answer: Answer) -> None:
+        if answer.status != expected:
+            raise RuntimeError(f"an answer was {(answer.head + answer.body)[:500]!r}")
+
+    return uvloop.run(exchange(url, requests, connections=connections, judge=judge))
 
 
-async def _send_all(url: str, requests: Sequence[bytes], connections: int, expected: bytes) -> Load:
+async def exchange(url: str, requests: Sequence[bytes], *, connections: int, judge: Judge) -> Load:
+    """Sends all of them over so many connections, until `judge` is done with each.
+
+    Raises:
+        RuntimeError: from `judge`, or a connection was lost.
+    """
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
     loop = asyncio.get_running_loop()
-    waiting = iter(requests)
-    latencies: list[float] = []
-    open_connections = []
-    for _ in range(connections):
-        _transport, connection = await loop.create_connection(
-            lambda: _Connection(lambda: next(waiting, None), latencies, expected), parts.hostname, parts.port
-        )
-        open_connections.append(connection)
+    work = _Work(requests=requests, judge=judge, ended=loop.create_future())
+    opened = [
+        (await loop.create_connection(lambda: _Connection(work), parts.hostname, parts.port))[1]
+        for _ in range(connections)
+    ]
     started = time.perf_counter()
-    for connection in open_connections:
+    for connection in opened:
         connection.send()
-    await asyncio.gather(*(connection.done for connection in open_connections))
-    return Load(took_s=time.perf_counter() - started, latencies_s=latencies)
+    try:
+        await work.ended
+    finally:
+        took_s = time.perf_counter() - started
+        for connection in opened:
+            connection.close()
+    return Load(took_s=took_s, latencies_s=work.latencies_s)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """What is still to be sent, and the connections that have nothing to send now."""
+
+    requests: Sequence[bytes]
+    judge: Judge
+    ended: asyncio.Future[None]
+    waiting: deque[int] = field(init=False)
+    left: int = field(init=False)
+    idle: list["_Connection"] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(range(len(self.requests)))
+        self.left = len(self.requests)
+
+    def answered(self, answer: Answer, took_s: float) -> None:
+        """Has the answer judged."""
+        self.latencies_s.append(took_s)
+        try:
+            again_s = self.judge(answer)
+        except RuntimeError as error:
+            self.fail(error)
+            return
+        if again_s is not None:
+            asyncio.get_running_loop().call_later(again_s, self._again, answer.number)
+            return
+        self.left -= 1
+        if not self.left and not self.ended.done():
+            self.ended.set_result(None)
+
+    def fail(self, error: RuntimeError) -> None:
+        """Ends the measurement."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+    def _again(self, number: int) -> None:
+        self.waiting.append(number)
+        if self.idle:
+            self.idle.pop().send()
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, take: Callable[[], bytes | None], latencies: list[float], expected: bytes) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._take = take
-        self._latencies = latencies
-        self._expected = expected
+    def __init__(self, work: _Work) -> None:
+        self._work = work
         self._received = b""
+        self._number = 0
         self._sent_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -80,13 +171,17 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own are none by inheritance
 
     def send(self) -> None:
-        """Sends the next request, or ends when there is none."""
-        request = self._take()
-        if request is None:
-            self._transport.close()
+        """Sends the next request, or waits until there is one."""
+        if not self._work.waiting:
+            self._work.idle.append(self)
             return
+        self._number = self._work.waiting.popleft()
         self._sent_s = time.perf_counter()
-        self._transport.write(request)
+        self._transport.write(self._work.requests[self._number])
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Reads an answer; its headers and its body may come in parts."""
@@ -97,22 +192,10 @@ class _Connection(asyncio.Protocol):
         length = head.lower().partition(_LENGTH)[2].partition(b"\r\n")[0]
         if len(body) < int(length):
             return
-        if not head.startswith(self._expected):
-            self._fail(f"an answer was {self._received[:500]!r}")
-            return
-        self._latencies.append(time.perf_counter() - self._sent_s)
         self._received = b""
+        self._work.answered(Answer(self._number, head, body), time.perf_counter() - self._sent_s)
         self.send()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Ends the connection: orderly when nothing was to be sent any more."""
-        if not self.done.done():
-            if self._received or self._take() is not None:
-                self._fail("a connection was lost")
-            else:
-                self.done.set_result(None)
-
-    def _fail(self, problem: str) -> None:
-        if not self.done.done():
-            self.done.set_exception(RuntimeError(problem))
-        self._transport.close()
+        """A connection that is lost before all is done ends the measurement."""
+        self._work.fail(RuntimeError("a connection was lost"))

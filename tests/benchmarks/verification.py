@@ -53,7 +53,7 @@ async def _measure(books: Books) -> list[Figure]:
     return [
         Figure(name=f"seal {transfers} transfers, hash chain", value=sum(sealed_s), unit="s"),
         Figure(name=f"  the longest of its transactions ({_BATCH} at once)", value=max(sealed_s) * 1e3, unit="ms"),
-        Figure(name="verify the ledger after 50,000 settlements", value=whole_s, unit="s"),
+        Figure(name="verify the ledger after 50,000 settlements", value=whole_s, unit="s", at_most=1),
         Figure(
             name="verify what 1,000 settlements touched",
             value=new_s,
