@@ -24,6 +24,8 @@ from tests.integration.platform.queues import QueueDatabase, Wish, ask, undecide
 from tests.integration.platform.stage import Process, Stage, await_ready
 
 _REDEMPTIONS: Final = 50_000
+_DRAINS: Final = 3
+"""The median of them counts: the first makes plans, and writes pages whole after a checkpoint."""
 _MANY_REDEMPTIONS: Final = 1_000_000
 _ACCOUNTS_MAX: Final = 250_000
 _AT_ONCE: Final = 5_000
@@ -57,6 +59,11 @@ class Drain:
     sealed_s: float
     memory_bytes: Sequence[int]
 
+    @property
+    def whole_s(self) -> float:
+        """Until nothing was left to do."""
+        return max(self.settled_s, self.paid_s, self.sealed_s)
+
 
 def measure_settlement(*, large: bool = False) -> Iterator[Figure]:
     """50,000, and again with the settler killed between two chunks and in the middle of one; a million if `large`."""
@@ -87,18 +94,19 @@ async def _measure(stage: Stage, queue: QueueDatabase) -> list[Figure]:
     async with queue.connected() as owner:
         accounts = await queue.new_customers(_REDEMPTIONS)
         single_s = await _single(owner, accounts)
-        plain = await _drain(stage, owner, accounts, _REDEMPTIONS)
+        drains = [await _drain(stage, owner, accounts, _REDEMPTIONS) for _ in range(_DRAINS)]
         killed = await _drain(stage, owner, accounts, _REDEMPTIONS, kill=True)
     replayed = await replay(queue)
+    plain = sorted(drains, key=lambda drain: drain.whole_s)[_DRAINS // 2]
     return [
         Figure(name="from a ticket to its outcome, queue at rest, median", value=single_s * 1e3, unit="ms"),
         *_drained(plain, _REDEMPTIONS, at_most_s=2),
         Figure(
             name="  settler killed at a chunk's boundary and in mid-statement",
-            value=killed.sealed_s,
+            value=killed.whole_s,
             unit="s",
             compared_to="not killed",
-            ratio=killed.sealed_s / plain.sealed_s,
+            ratio=killed.whole_s / plain.whole_s,
             at_most=6,
         ),
         Figure(name="  decided otherwise by a replay, or out of order", value=0, unit=f"of {replayed:,}", at_most=0),
@@ -130,7 +138,7 @@ def _drained(drain: Drain, redemptions: int, *, at_most_s: float) -> list[Figure
     return [
         Figure(
             name=f"settle {redemptions:,} redemptions, paid out and sealed",
-            value=max(drain.paid_s, drain.sealed_s),
+            value=drain.whole_s,
             unit="s",
             at_most=at_most_s,
         ),

@@ -78,9 +78,9 @@ def measure_window() -> Iterator[Figure]:
 
 def _open_company(stage: Stage) -> Company:
     postgres = start_room(stage).postgres
+    maintenance = stage.add_maintenance(postgres)
     portals = [stage.add_portal(f"portal-{number}", postgres) for number in range(1, 5)]
     settlers = [stage.add_settlement(f"settlement-{number}", postgres) for number in (1, 2)]
-    maintenance = stage.add_maintenance(postgres)
     for process in (*portals, *settlers):
         await_ready(process)
     balancer = stage.add_balancer("balancer", portals)

@@ -344,8 +344,9 @@ end
 $$;
 
 -- Gathers settled redemptions into a batch of at most 5,000, one a call, and gives every unpaid batch a manifest that
--- can still be signed; gives the number of manifests made. A batch that is not full waits until the one
--- before it is a second old and paid; at most eight of a wallet wait for signers, the rest stays in the queue.
+-- can still be signed; gives the number of manifests made. A batch that is not full waits until the one before it is
+-- half a second old, because the last of a long queue should not wait longer, and paid; at most eight of a wallet wait
+-- for signers, the rest stays in the queue.
 create function propose_payouts(p_token bigint) returns integer
 language plpgsql security definer set search_path = public, pg_temp as $$
 declare
@@ -396,7 +397,7 @@ begin
         select * into v_list
             from payout_digest(v_progress.wallet, v_progress.considered + 1, v_decided, 5000);
         continue when v_list.count between 1 and 4999
-            and v_progress.proposed_at > clock_timestamp() - interval '1 second';
+            and v_progress.proposed_at > clock_timestamp() - interval '500 milliseconds';
         update payout_progress
             set considered = case when v_list.count = 5000 then v_list.last_seq else v_decided end,
                 proposed_at = case when v_list.count > 0 then clock_timestamp() else proposed_at end
