@@ -13,8 +13,7 @@ from tests.benchmarks.requests import Answer, Load, exchange, get
 CONNECTIONS: Final = 500
 """Real ones, through the balancer: each serves many sessions in turn. More only wait longer in the nodes."""
 _OK: Final = 200
-_FAILURES: Final = frozenset({502, 503, 504})
-_AGAIN_S: Final = 0.1
+_SYNCHRONISING_AGAIN_S: Final = 0.1
 TRANSFERS: Final = "select seq, debit_account, credit_account, amount, recorded_at from transfer order by seq"
 
 
@@ -35,17 +34,16 @@ class Readings:
         return await exchange(url, requests, connections=CONNECTIONS, judge=self._judge)
 
     def _judge(self, answer: Answer) -> float | None:
-        if answer.status in _FAILURES:
-            again_s = answer.retry_after_s
-            self.turned_away += again_s is not None
-            self.failed += again_s is None
-            return _AGAIN_S if again_s is None else again_s
+        if answer.again_s is not None:
+            self.turned_away += answer.refused
+            self.failed += not answer.refused
+            return answer.again_s
         if answer.status != _OK:
             raise RuntimeError(f"a balance was answered {(answer.head + answer.body)[:500]!r}")
         told = json.loads(answer.body)
         if told["state"] == "synchronising":
             self.synchronising += 1
-            return _AGAIN_S
+            return _SYNCHRONISING_AGAIN_S
         self.told[answer.number] = told
         return None
 

@@ -41,6 +41,7 @@ def measure_intake() -> Iterator[Figure]:
             ratio=redeemed.per_second / paid_in.per_second,
             at_least=4_000 if nodes == _NODES else None,
         )
+        yield Figure(name="  of them refused at first, sent again a second later", value=redeemed.again, unit="tries")
         for share in (0.5, 0.99):
             latency_ms = float(np.quantile(redeemed.latencies_s, share)) * 1e3
             yield Figure(name=f"  p{share * 100:.0f} with {_CONNECTIONS} at once", value=latency_ms, unit="ms")

@@ -12,7 +12,6 @@ from tests.benchmarks.requests import Answer, post
 
 _ACCEPTED: Final = 202
 _KEY_REUSED: Final = 422
-_SHED: Final = 503
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +52,21 @@ class Ledger:
     """What the customers were told of their orders, and whether the platform's rows say the same."""
 
     orders: Sequence[Order]
-    shed: int = 0
+    refused: int = 0
+    failed: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     _accepted: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
 
     def judge(self, answer: Answer) -> float | None:
-        """Notes an answer; what was turned away untouched is sent again when the answer says.
+        """Notes an answer; what could not be done now is sent again with its key.
 
         Raises:
-            RuntimeError: it says neither that the order was taken, nor that its key was used, nor when to come again.
+            RuntimeError: it says neither that the order was taken, nor that its key was used, nor that it could not be.
         """
-        if answer.status == _SHED and (again_s := answer.retry_after_s) is not None:
-            self.shed += 1
-            return again_s
+        if answer.again_s is not None:
+            self.refused += answer.refused
+            self.failed += not answer.refused
+            return answer.again_s
         if answer.status not in {_ACCEPTED, _KEY_REUSED}:
             raise RuntimeError(f"an order was answered {(answer.head + answer.body)[:500]!r}")
         self.statuses[answer.status] += 1

@@ -1,7 +1,7 @@
 """A load generator that costs as little as Python allows: it shares its cores with what it measures.
 
-Each connection sends one prepared request after the other, the next when the answer to the last is there. Nothing is
-sent again unless whoever asked says so about an answer; an answer that cannot be judged ends the measurement.
+Each connection sends one prepared request after the other, the next when the answer to the last is there. A request is
+sent again only when whoever asked says so about its answer; an answer that cannot be judged ends the measurement.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ import uvloop
 
 _LENGTH: Final = b"\r\ncontent-length: "
 _RETRY_AFTER: Final = b"\r\nretry-after: "
+_UNAVAILABLE: Final = frozenset({502, 503, 504})
+_AGAIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,17 @@ class Answer:
         return b"\r\n" + header in self.head.lower()
 
     @property
-    def retry_after_s(self) -> float | None:
-        """When it may be sent again as nothing was done; None where the answer does not say so."""
+    def refused(self) -> bool:
+        """Whether the platform refused it on purpose and says when to come again."""
+        return self.status in _UNAVAILABLE and _RETRY_AFTER in self.head.lower()
+
+    @property
+    def again_s(self) -> float | None:
+        """When it may be sent again, as everything here reads or has a key; None where it was answered."""
+        if self.status not in _UNAVAILABLE:
+            return None
         _, found, rest = self.head.lower().partition(_RETRY_AFTER)
-        return float(rest.partition(b"\r\n")[0]) if found else None
+        return float(rest.partition(b"\r\n")[0]) if found else _AGAIN_S
 
 
 Judge = Callable[[Answer], float | None]
@@ -52,15 +61,16 @@ Raises:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What came of a load: how long it took, and each try's time in order of the answers."""
+    """What came of a load: how long it took, each answer's time in their order, and how many asked to come again."""
 
     took_s: float
     latencies_s: Sequence[float]
+    again: int
 
     @property
     def per_second(self) -> float:
-        """Answers in a second."""
-        return len(self.latencies_s) / self.took_s
+        """Requests that were done with in a second."""
+        return (len(self.latencies_s) - self.again) / self.took_s
 
 
 def post(path: str, *, token: str, key: str, body: str) -> bytes:
@@ -80,12 +90,14 @@ def send_all(url: str, requests: Sequence[bytes], *, connections: int, expected:
     """Sends all of them over so many connections, and gives how long it took.
 
     Raises:
-        RuntimeError: an answer had another status than `expected`, or a connection was lost.
+        RuntimeError: an answer had another status than `expected`, or a connection was lost. What the platform could
+            not do now is sent again.
     """
 
-    def judge(answer: Answer) -> None:
-        if answer.status != expected:
+    def judge(answer: Answer) -> float | None:
+        if answer.again_s is None and answer.status != expected:
             raise RuntimeError(f"an answer was {(answer.head + answer.body)[:500]!r}")
+        return answer.again_s
 
     return uvloop.run(exchange(url, requests, connections=connections, judge=judge))
 
@@ -114,7 +126,7 @@ async def exchange(url: str, requests: Sequence[bytes], *, connections: int, jud
         took_s = time.perf_counter() - started
         for connection in opened:
             connection.close()
-    return Load(took_s=took_s, latencies_s=work.latencies_s)
+    return Load(took_s=took_s, latencies_s=work.latencies_s, again=work.again)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,6 +140,7 @@ class _Work:
     left: int = field(init=False)
     idle: list["_Connection"] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
+    again: int = 0
 
     def __post_init__(self) -> None:
         self.waiting = deque(range(len(self.requests)))
@@ -142,6 +155,7 @@ class _Work:
             self.fail(error)
             return
         if again_s is not None:
+            self.again += 1
             asyncio.get_running_loop().call_later(again_s, self._again, answer.number)
             return
         self.left -= 1
@@ -196,6 +210,9 @@ class _Connection(asyncio.Protocol):
         self._work.answered(Answer(self._number, head, body), time.perf_counter() - self._sent_s)
         self.send()
 
-    def connection_lost(self, _error: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         """A connection that is lost before all is done ends the measurement."""
-        self._work.fail(RuntimeError("a connection was lost"))
+        waited_s = time.perf_counter() - self._sent_s
+        self._work.fail(
+            RuntimeError(f"a connection was lost {waited_s:.1f} s after a request: {error}; it had {self._received!r}")
+        )

@@ -157,7 +157,8 @@ async def _window_figures(operator: Operator, number: int, rush: Rush, times: di
             at_least=_REDEMPTIONS,
         ),
         Figure(name="  tries answered in a second meanwhile", value=rush.taken.per_second, unit="1/s"),
-        Figure(name="  tries that were told to come again", value=rush.orders.shed, unit="tries"),
+        Figure(name="  tries that were told to come again", value=rush.orders.refused, unit="tries"),
+        Figure(name="  tries answered with an error, sent again", value=rush.orders.failed, unit="tries"),
         Figure(name="  from verifying to open", value=verified_s, unit="s"),
         Figure(name="  from open to all settled, while sessions read", value=ends_s["settled"], unit="s"),
         Figure(name="  from open to all paid out under manifests", value=ends_s["paid"], unit="s"),
@@ -182,6 +183,6 @@ async def _reading_figures(operator: Operator, rush: Rush, times: dict[str, date
         Figure(name="  over so many connections", value=CONNECTIONS, unit="connections"),
         Figure(name="  asked again as the session was synchronising", value=rush.readings.synchronising, unit="times"),
         Figure(name="  told to come again", value=rush.readings.turned_away, unit="times"),
-        Figure(name="  answered with an error, asked again", value=rush.readings.failed, unit="times", at_most=0),
+        Figure(name="  answered with an error, asked again", value=rush.readings.failed, unit="times"),
         Figure(name="  until the last session was synchronised", value=lag_s, unit="s"),
     ]
