@@ -1,6 +1,7 @@
 """A measured figure, and how memory is read."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,13 @@ class Figure:
 
 
 def proportional_set_size_bytes(pids: Iterable[int]) -> int:
-    """Memory of the processes together, each shared page counted once among its users (PSS)."""
+    """Memory of the processes together, each shared page counted once among its users (PSS); ended ones have none."""
     total = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
     return total
 
 
@@ -55,6 +57,7 @@ def descendants(pid: int) -> list[int]:
     """The process and everything below it, as /proc shows it now."""
     found = [pid]
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").iterdir():
-            found.extend(map(int, (task / "children").read_text().split()))
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found.extend(map(int, (task / "children").read_text().split()))
     return found

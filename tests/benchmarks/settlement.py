@@ -116,7 +116,7 @@ async def _measure(stage: Stage, queue: QueueDatabase) -> list[Figure]:
 async def _measure_many(stage: Stage, queue: QueueDatabase) -> list[Figure]:
     async with queue.connected() as owner:
         accounts = await queue.new_customers(_ACCOUNTS_MAX)
-        drain = await _drain(stage, owner, accounts, _MANY_REDEMPTIONS)
+        drain = await _drain(stage, owner, accounts, _MANY_REDEMPTIONS, weigh=True)
     replayed = await replay(queue)
     after_a_quarter = drain.memory_bytes[0] / 1e6
     return [
@@ -156,8 +156,10 @@ async def _single(owner: Any, accounts: list[str]) -> float:
     return statistics.median([float(row["took"].total_seconds()) for row in rows])
 
 
-async def _drain(stage: Stage, owner: Any, accounts: list[str], redemptions: int, *, kill: bool = False) -> Drain:
-    """Fills the queue while nobody may settle, lets go, and waits; kills the active settler twice if told to."""
+async def _drain(
+    stage: Stage, owner: Any, accounts: list[str], redemptions: int, *, kill: bool = False, weigh: bool = False
+) -> Drain:
+    """Fills the queue while nobody may settle, lets go, and waits; kills and weighs if told to."""
     await owner.execute(_HOLD)
     draw = random.Random(redemptions)  # noqa: S311 - the same requests each time
     for start in range(0, redemptions, _AT_ONCE):
@@ -177,7 +179,7 @@ async def _drain(stage: Stage, owner: Any, accounts: list[str], redemptions: int
         if kills and left * 3 <= redemptions * len(kills):
             victims.append(await kill_settler(stage, owner, in_mid_statement=kills.pop(0)))
             victims[-1].start()
-        if not kill and len(memory) < _WEIGHED * (redemptions - left) // redemptions:
+        if weigh and len(memory) < _WEIGHED * (redemptions - left) // redemptions:
             memory.append(_memory(stage))
         if time.perf_counter() - started > _LIMIT_S:
             raise RuntimeError(f"{left} still wait after {_LIMIT_S} s")
