@@ -21,7 +21,7 @@ _NODES: Final = 4
 _CUSTOMERS: Final = 1_000
 _WARM_UP: Final = 2_000
 _REQUESTS: Final = 20_000
-_CONNECTIONS: Final = 128
+_CONNECTIONS: Final = 256
 
 
 def measure_intake() -> Iterator[Figure]:

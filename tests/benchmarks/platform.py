@@ -6,9 +6,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import yaml
@@ -19,6 +20,7 @@ from tests.benchmarks.measure import Figure, descendants, proportional_set_size_
 _PROJECT = Path(__file__).resolve().parents[2]
 _HOLDFAST = Path(sys.executable).with_name("holdfast")
 _FRAMEWORK = ("watchdog", "prober", "load")
+_LARGEST: Final = 4
 _EXPERIMENT: Mapping[str, Any] = {
     "title": "what a run costs",
     "target": str(_PROJECT / "system_under_test" / "topology.yaml"),
@@ -43,9 +45,7 @@ def measure_a_run() -> Iterator[Figure]:
             run_dir = _run_dir(folder / "runs", runner)
             _await_event(run_dir, runner, kind="load.started")
             processes = _processes(run_dir)
-            platform = [pid for at, pid in processes.items() if at not in _FRAMEWORK and Path(f"/proc/{pid}").exists()]
-            at_rest = proportional_set_size_bytes({below for pid in platform for below in descendants(pid)})
-            yield Figure(name="platform at rest, PSS", value=at_rest / 1e6, unit="MB")
+            yield from _platform_at_rest({name: pid for name, pid in processes.items() if name not in _FRAMEWORK})
             _await_event(run_dir, runner, kind="phase.started", phase="faults")
             framework = [runner.pid, *(_processes(run_dir)[one] for one in _FRAMEWORK)]
             weighed = {pid: proportional_set_size_bytes([pid]) for pid in framework}
@@ -59,6 +59,16 @@ def measure_a_run() -> Iterator[Figure]:
                 runner.terminate()
                 runner.wait(timeout=30)
         yield from _from_history(run_dir)
+
+
+def _platform_at_rest(pids: Mapping[str, int]) -> Iterator[Figure]:
+    """All its processes, those of PostgreSQL and Envoy among them, and of it each role that takes much."""
+    by_role: Counter[str] = Counter()
+    for name, pid in pids.items():
+        by_role[name.rstrip("-0123456789")] += proportional_set_size_bytes(descendants(pid))
+    yield Figure(name="platform at rest, PSS", value=by_role.total() / 1e6, unit="MB", at_most=900)
+    for role, size_bytes in by_role.most_common(_LARGEST):
+        yield Figure(name=f"  of it {role}", value=size_bytes / 1e6, unit="MB")
 
 
 def _cpu_per_request(run_dir: Path, runner: "subprocess.Popen[bytes]", load: int) -> Iterator[Figure]:

@@ -146,10 +146,14 @@ async def _window_figures(operator: Operator, number: int, rush: Rush, times: di
     ends_s = {end: (at - times["opened"]).total_seconds() for end, at in ends.items()}
     by_hand = await operator.owner.fetchval(_BY_HAND, number)
     verified_s = (times["opened"] - times["verifying"]).total_seconds()
-    name = "a window with 50,000 redemptions, 10 % sent twice, 1 % of keys reused"
     return [
-        Figure(name=f"{name}: steps by hand", value=by_hand, unit="steps", at_most=0),
-        Figure(name="  orders with a wrong count, answer or row", value=0, unit="orders", at_most=0),
+        Figure(name="a whole window with 50,000 redemptions: steps by hand", value=by_hand, unit="steps", at_most=0),
+        Figure(
+            name="  wrong counts, answers or rows, with 10 % sent twice and 1 % of keys reused",
+            value=0,
+            unit="orders",
+            at_most=0,
+        ),
         Figure(
             name="  redemptions queued while it was closed",
             value=while_closed,
