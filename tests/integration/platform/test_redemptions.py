@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from tests.integration.platform.customers import Customer, log_in, send, until
 from tests.integration.platform.stage import Platform, Stage, await_ready
 
 _BLOCKED = "select pid from pg_locks where not granted"
+_TAKEN = "select count(*) from redemption where account = $1"
 
 
 @asynccontextmanager
@@ -142,10 +144,12 @@ async def test_a_batch_whose_connection_is_lost_may_have_happened(
     """Ends the database process that takes three at once: 503 without Retry-After for each; each key counts once."""
     people = [await log_in(session, platform, number) for number in (32, 33, 34)]
     direct = [replace(saver, url=f"http://127.0.0.1:{platform.portals[0].port}") for saver in people]
+    key = str(uuid.uuid4())
     async with owning(platform) as owner:
+        taken = [await owner.fetchval(_TAKEN, saver.account) for saver in direct]
         async with owner.transaction():
             await owner.execute("select from intake for update")
-            orders = [asyncio.create_task(saver.order("redemptions", {"amount": 7}, key="lost")) for saver in direct]
+            orders = [asyncio.create_task(saver.order("redemptions", {"amount": 7}, key=key)) for saver in direct]
             async with asyncio.timeout(5):
                 pid = await until(lambda: owner.fetchval(_BLOCKED), bool)
             os.kill(pid, 15)
@@ -154,10 +158,10 @@ async def test_a_batch_whose_connection_is_lost_may_have_happened(
         assert first.status == 503
         assert {reply.body["type"] for reply in replies if reply.status == 503} == {"outcome-unknown"}
         assert not any("Retry-After" in reply.headers for reply in replies)
-        again = [await saver.order("redemptions", {"amount": 7}, key="lost") for saver in direct]
+        again = [await saver.order("redemptions", {"amount": 7}, key=key) for saver in direct]
         assert [reply.status for reply in again] == [202] * 3
-        for saver in direct:
-            assert len((await saver.read("redemptions")).body["redemptions"]) == 1
+        for saver, before in zip(direct, taken, strict=True):
+            assert await owner.fetchval(_TAKEN, saver.account) == before + 1
 
 
 async def test_a_batch_that_the_database_gives_up_is_certainly_not_done(
@@ -167,12 +171,15 @@ async def test_a_batch_that_the_database_gives_up_is_certainly_not_done(
     node = stage.add_portal("portal-1", platform.postgres, STATEMENT_SECONDS="0.4")
     await asyncio.to_thread(await_ready, node)
     saver = await log_in(session, platform, 35, url=f"http://127.0.0.1:{node.port}")
-    async with owning(platform) as owner, owner.transaction():
-        await owner.execute("select from intake for update")
-        reply = await saver.order("redemptions", {"amount": 7})
+    async with owning(platform) as owner:
+        before = await owner.fetchval(_TAKEN, saver.account)
+        async with owner.transaction():
+            await owner.execute("select from intake for update")
+            reply = await saver.order("redemptions", {"amount": 7})
+        after = await owner.fetchval(_TAKEN, saver.account)
     assert (reply.status, reply.body["type"]) == (503, "database-unavailable")
     assert (reply.headers["Retry-After"], reply.headers["x-envoy-ratelimited"]) == ("1", "true")
-    assert (await saver.read("redemptions")).body["redemptions"] == []
+    assert after == before
 
 
 async def test_the_description_tells_the_parameters(platform: Platform, session: aiohttp.ClientSession) -> None:
