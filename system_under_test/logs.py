@@ -1,8 +1,13 @@
 """Structured logs: one JSON object a line on standard output, flushed at once so that a killed process loses none."""
 
 import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
 import structlog
+
+_OVER_AFTER_S: Final = 5.0
 
 
 def configure_logs(instance: str) -> structlog.stdlib.BoundLogger:
@@ -19,3 +24,20 @@ def configure_logs(instance: str) -> structlog.stdlib.BoundLogger:
     )
     log: structlog.stdlib.BoundLogger = structlog.get_logger(instance=instance)
     return log
+
+
+class Troubles:
+    """Logs what goes wrong again and again once for each reason: what does not come back for 5 s is over."""
+
+    def __init__(self, log: structlog.stdlib.BoundLogger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock_s = clock
+        self._seen_s: dict[tuple[str, str], float] = {}
+
+    def warn(self, event: str, *, problem: str, **fields: Any) -> None:
+        """Logs `problem` as a warning, unless it is going on."""
+        now_s = self._clock_s()
+        self._seen_s = {which: at_s for which, at_s in self._seen_s.items() if now_s - at_s < _OVER_AFTER_S}
+        if (event, problem) not in self._seen_s:
+            self._log.warning(event, problem=problem, **fields)
+        self._seen_s[event, problem] = now_s

@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 EX_USAGE: Final = 64
 
@@ -36,35 +37,72 @@ class Settings(BaseModel):
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def read_settings(model: type[SettingsT], environment: Mapping[str, str]) -> SettingsT:
+def read_settings(model: type[SettingsT], environment: Mapping[str, str], *, beside: Sequence[str] = ()) -> SettingsT:
     """The settings that `environment` holds for `model`; an empty variable counts as not set.
 
+    `beside` is what was found wrong elsewhere, as with the arguments: all problems are told at once.
+
     Raises:
-        ConfigurationError: naming every variable that is missing or wrong.
+        ConfigurationError: naming every variable that is missing or wrong, after what is `beside`.
     """
     names = {field.alias for field in model.model_fields.values()}
     given = {name: value for name, value in environment.items() if name in names and value}
     try:
-        return model.model_validate(given)
+        settings = model.model_validate(given)
     except ValidationError as error:
-        problems = []
-        for item in error.errors(include_url=False):
-            name = str(item["loc"][0]) if item["loc"] else "environment"
-            if item["type"] == "missing":
-                problems.append(f"{name} is not set")
-            else:
-                # A database address holds a password, and a token is one: neither is ever repeated.
-                secret = "URL" in name or "TOKEN" in name
-                got = "" if secret else f", got {given.get(name)!r}"
-                problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{got}")
-        raise ConfigurationError(problems) from error
+        problems = [_told(item, given) for item in error.errors(include_url=False)]
+        raise ConfigurationError([*beside, *problems]) from error
+    if beside:
+        raise ConfigurationError(beside)
+    return settings
+
+
+def _told(item: ErrorDetails, given: Mapping[str, str]) -> str:
+    name = str(item["loc"][0]) if item["loc"] else "environment"
+    if item["type"] == "missing":
+        return f"{name} is not set"
+    said = item["msg"].removeprefix("Value error, ")
+    # A database address holds a password, and a token is one: neither is ever repeated. A list's check names the part.
+    silent = "URL" in name or "TOKEN" in name or ", got " in said
+    return f"{name}: {said}" if silent else f"{name}: {said}, got {given.get(name)!r}"
 
 
 def _database_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or not parts.path.strip("/"):
-        raise ValueError("expected an address such as postgresql://user:password@127.0.0.1:5432/savings")
+    try:
+        usable = _is_database_url(value)
+    except ValueError:
+        # Its text may repeat a part of the address that is the password.
+        usable = False
+    if not usable:
+        raise ValueError(
+            "expected an address such as postgresql://user:password@127.0.0.1:5432/savings, one host and a port from 1"
+            " to 65535, with whatever else than letters and digits is in user or password percent-encoded (/ is %2F)"
+        ) from None
     return value
+
+
+def _is_database_url(value: str) -> bool:
+    """Whether the database's driver will read the same from `value` as `urlsplit` does.
+
+    Raises:
+        ValueError: it cannot be read at all.
+    """
+    parts = urlsplit(value)
+    parameters = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
+    database = parts.path.removeprefix("/")
+    host = parts.hostname or ""
+    host.encode("idna")
+    return (
+        parts.scheme in {"postgresql", "postgres"}
+        and bool(host)
+        and (parts.port is None or parts.port > 0)
+        and bool(database)
+        and not {"/", "@"} & set(database)
+        # The driver ends user and password at the first @, urlsplit at the last.
+        and parts.netloc.count("@") <= 1
+        and not parts.fragment
+        and not {"host", "port"} & set(parameters)
+    )
 
 
 def _folder(value: Path) -> Path:

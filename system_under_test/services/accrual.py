@@ -27,6 +27,7 @@ _LOOK_EVERY_S: Final = 0.2
 _REST_LEAST_S: Final = 0.001
 _REPORT_EVERY_S: Final = 0.5
 _AGAIN_AFTER_S: Final = 1.0
+_HOUR_S: Final = 3600
 _DURATION_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -40,13 +41,20 @@ class AccrualMetrics:
     """What the accrual process counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.credited_until = Gauge(
+        self.last_success = Gauge(
             "savings_accrual_last_success_timestamp_seconds",
+            "Wall time at which the newest complete hour was completed, by whichever process; 0 before the first.",
+            registry=registry,
+        )
+        self.credited_until = Gauge(
+            "savings_accrual_credited_until_timestamp_seconds",
             "Business time up to which all interest is credited: the end of the newest complete hour.",
             registry=registry,
         )
-        self.lag_hours = Gauge(
-            "savings_accrual_lag_hours", "Business hours that are over and not complete.", registry=registry
+        self.lag_seconds = Gauge(
+            "savings_accrual_lag_seconds",
+            "Business time of the hours that are over and not complete: 3,600 for each.",
+            registry=registry,
         )
         self.hour_seconds = Histogram(
             "savings_accrual_hour_duration_seconds",
@@ -71,6 +79,13 @@ class AccrualMetrics:
         self.accounts.inc(step.accounts)
         if step.what == FINISHED:
             self.hour_seconds.observe(step.took_s)
+
+    def show(self, progress: Progress) -> None:
+        """Takes over how far interest is."""
+        self.credited_until.set(progress.credited_until.timestamp())
+        self.lag_seconds.set(progress.lag_hours * _HOUR_S)
+        if progress.finished_at is not None:
+            self.last_success.set(progress.finished_at.timestamp())
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -132,6 +147,5 @@ async def _report(service: Service, accrual: Accrual, metrics: AccrualMetrics) -
     while True:
         progress: Progress | None = await service.ask(accrual.progress, otherwise=None)
         if progress is not None:
-            metrics.credited_until.set(progress.credited_until.timestamp())
-            metrics.lag_hours.set(progress.lag_hours)
+            metrics.show(progress)
         await asyncio.sleep(_REPORT_EVERY_S)

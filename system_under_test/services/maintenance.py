@@ -55,7 +55,13 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         " VERSION and STATEMENT_SECONDS.",
     ).parse_args(arguments)
     settings = read_settings(MaintenanceSettings, environment)
-    run_service(settings, _work, pool_size=_POOL_SIZE, parts={PREFIX: operator_api(settings.operator_token)})
+    run_service(
+        settings,
+        _work,
+        pool_size=_POOL_SIZE,
+        parts={PREFIX: operator_api(settings.operator_token)},
+        data_dir=settings.data_dir,
+    )
     return 0
 
 

@@ -17,7 +17,7 @@ from system_under_test.domain.windows import LONGEST, SHORTEST, USUAL
 from system_under_test.services.http_server import go_on
 from system_under_test.services.portal import problems
 from system_under_test.services.portal.problems import Kind, Problem
-from system_under_test.services.portal.requests import CHALLENGE, read_body
+from system_under_test.services.portal.requests import CHALLENGE, read_body, request_id_of
 from system_under_test.services.service import BODY_BYTES_MAX, Service
 from system_under_test.storage.database import NotDoneError, OutcomeUnknownError
 from system_under_test.storage.windows import ListedWindow, Planned, Windows, list_windows
@@ -120,6 +120,7 @@ def _guard(service: Service, token: str) -> Any:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = request_id_of(request)
         try:
             _authenticate(request, expected)
             response = await handler(request)
@@ -134,9 +135,16 @@ def _guard(service: Service, token: str) -> Any:
         except web.HTTPException as error:
             response = _respond(_refused_by_server(error))
         except Exception:
-            service.log.exception("operator.error", path=request.path)
-            response = _respond(Problem(problems.INTERNAL, "Unexpected; the log of this process has it."))
-        service.log.info("operator.request", method=request.method, path=request.path, status=response.status)
+            service.log.exception("operator.error", request_id=request_id, path=request.path)
+            response = _respond(Problem(problems.INTERNAL, f"Unexpected; the log has it under request {request_id}."))
+        response.headers["X-Request-Id"] = request_id
+        service.log.info(
+            "operator.request",
+            request_id=request_id,
+            method=request.method,
+            path=request.path,
+            status=response.status,
+        )
         return response
 
     return guard

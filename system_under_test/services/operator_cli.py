@@ -31,9 +31,13 @@ _EXAMPLE: Final = (
 
 
 def _web_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("expected an address such as http://127.0.0.1:20040")
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("expected an address such as http://127.0.0.1:20040") from None
     return value.rstrip("/")
 
 

@@ -17,9 +17,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from pydantic import Field
 
-from system_under_test.logs import configure_logs
+from system_under_test.logs import Troubles, configure_logs
 from system_under_test.services.http_server import SERVER_OPTIONS
-from system_under_test.settings import DatabaseUrl, ExistingFolder, Name, PlatformError, Port, Settings
+from system_under_test.settings import DatabaseUrl, Name, PlatformError, Port, Settings
 from system_under_test.storage.database import Database, DatabaseLimits, NotDoneError, OutcomeUnknownError
 
 BODY_BYTES_MAX: Final = 16 * 1024
@@ -35,8 +35,6 @@ class ServiceSettings(Settings):
     version: Name = Field(default="v1", alias="VERSION")
     database_url: DatabaseUrl = Field(alias="DATABASE_URL")
     statement_s: Annotated[float, Field(gt=0, le=600)] = Field(default=10.0, alias="STATEMENT_SECONDS")
-    # The instance's own folder, for those that keep a key.
-    data_dir: ExistingFolder | None = Field(default=None, alias="HOLDFAST_DATA_DIR")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +46,12 @@ class Service:
     database: Database
     registry: CollectorRegistry
     data_dir: Path | None = None
+    """The instance's own folder, for those that keep a key."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    troubles: Troubles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.troubles = Troubles(self.log)
 
     async def rest(self, seconds: float, *, unless: asyncio.Event | None = None) -> None:
         """Waits `seconds`, or until the process is to stop or `unless` is set."""
@@ -67,8 +70,12 @@ class Service:
         try:
             return await question()
         except (NotDoneError, OutcomeUnknownError) as error:
-            self.log.warning("database.failed", problem=str(error), unknown=isinstance(error, OutcomeUnknownError))
+            self.failed(error)
             return otherwise
+
+    def failed(self, error: NotDoneError | OutcomeUnknownError) -> None:
+        """Logs what the database did not do or did not answer, unless it is what was logged just before."""
+        self.troubles.warn("database.failed", problem=str(error), unknown=isinstance(error, OutcomeUnknownError))
 
 
 Work = Callable[[Service], Coroutine[None, None, None]]
@@ -77,16 +84,23 @@ Parts = Mapping[str, Callable[[Service], web.Application]]
 _NO_PARTS: Final[Parts] = {}
 
 
-def run_service(settings: ServiceSettings, work: Work, *, pool_size: int = 3, parts: Parts = _NO_PARTS) -> None:
+def run_service(
+    settings: ServiceSettings,
+    work: Work,
+    *,
+    pool_size: int = 3,
+    parts: Parts = _NO_PARTS,
+    data_dir: Path | None = None,
+) -> None:
     """Runs `work` until the process is told to stop; it has to end soon after `stopping` is set.
 
     Raises:
         PlatformError: the port cannot be listened on.
     """
-    uvloop.run(_run(settings, work, pool_size, parts))
+    uvloop.run(_run(settings, work, pool_size, parts, data_dir))
 
 
-async def _run(settings: ServiceSettings, work: Work, pool_size: int, parts: Parts) -> None:
+async def _run(settings: ServiceSettings, work: Work, pool_size: int, parts: Parts, data_dir: Path | None) -> None:
     log = configure_logs(settings.instance)
     registry = CollectorRegistry()
     database = Database(
@@ -95,9 +109,7 @@ async def _run(settings: ServiceSettings, work: Work, pool_size: int, parts: Par
         application=settings.instance,
         on_change=lambda ready, problem: log.info("database", ready=ready, problem=problem),
     )
-    service = Service(
-        instance=settings.instance, log=log, database=database, registry=registry, data_dir=settings.data_dir
-    )
+    service = Service(instance=settings.instance, log=log, database=database, registry=registry, data_dir=data_dir)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)

@@ -132,9 +132,7 @@ class Settler:
             self._service.log.warning("settlement.fenced", token=token, problem=str(error))
         except (NotDoneError, OutcomeUnknownError) as error:
             self._metrics.errors.labels("database").inc()
-            self._service.log.warning(
-                "database.failed", problem=str(error), unknown=isinstance(error, OutcomeUnknownError)
-            )
+            self._service.failed(error)
         except asyncpg.PostgresError as error:
             if str(error.sqlstate).startswith(_DATA_ERRORS):
                 return await self._narrow(token, error)

@@ -28,10 +28,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Business time up to which all interest is credited, and how many hours that are over are not complete."""
+    """Business time up to which all interest is credited, and how many hours that are over are not complete.
+
+    `finished_at` is the wall time at which the newest complete hour was completed, None before the first.
+    """
 
     credited_until: datetime
     lag_hours: int
+    finished_at: datetime | None
 
 
 class Accrual:
@@ -57,5 +61,7 @@ class Accrual:
 
     async def progress(self) -> Progress:
         """How far interest is."""
-        row = await self.database.row("select credited_until, lag_hours from accrual_progress()")
-        return Progress(credited_until=row["credited_until"], lag_hours=row["lag_hours"])
+        row = await self.database.row("select credited_until, lag_hours, finished_at from accrual_progress()")
+        return Progress(
+            credited_until=row["credited_until"], lag_hours=row["lag_hours"], finished_at=row["finished_at"]
+        )

@@ -85,6 +85,7 @@ class Database:
     def __init__(
         self, url: str, limits: DatabaseLimits, *, application: str, on_change: Callable[[bool, str], None]
     ) -> None:
+        """`on_change` is told whether the database is ready, and why not: once for each reason while it is not."""
         self._url = url
         self._limits = limits
         self._application = application
@@ -92,6 +93,7 @@ class Database:
         self._answered_s = -float("inf")
         self._on_change = on_change
         self._was_ready = False
+        self._told: set[str] = set()
         self._calls = 0
         self._calls_s = 0.0
         self._call_s = 0.0
@@ -114,13 +116,22 @@ class Database:
                 await self._ping()
                 self._answered_s = time.monotonic()
             except (*_LOST, asyncpg.PostgresError) as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = f"{type(error).__name__}: {str(error) or f'no answer within {_CONNECT_WITHIN_S:g} s'}"
+            except ValueError as error:
+                # Without its text: what cannot be used of the address may be the password.
+                problem = f"{type(error).__name__}: the database's address cannot be used"
             self._pinging_since_s = None
             self.ping_s = time.monotonic() - started_s
-            if self.ready != self._was_ready:
-                self._was_ready = self.ready
-                self._on_change(self._was_ready, problem)
+            self._tell(problem)
             await asyncio.sleep(_PING_EVERY_S)
+
+    def _tell(self, problem: str) -> None:
+        """Tells of a change of readiness; while there is none, of each other reason for it as well, once."""
+        ready = self.ready
+        if ready != self._was_ready or not (ready or problem in self._told):
+            self._on_change(ready, problem)
+            self._was_ready = ready
+            self._told = set() if ready else {*self._told, problem}
 
     @property
     def line_s(self) -> float:
@@ -194,8 +205,10 @@ class Database:
         self._in_line += 1
         try:
             connection = await self._pool.acquire(timeout=self._limits.acquire_within_s)
+        except TimeoutError as error:
+            raise NotDoneError(f"no connection free within {self._limits.acquire_within_s:g} s") from error
         except (*_LOST, asyncpg.PostgresError) as error:
-            raise NotDoneError(f"no connection to the database: {error or 'all are in use'}") from error
+            raise NotDoneError(f"no connection to the database: {str(error) or type(error).__name__}") from error
         finally:
             self._in_line -= 1
         try:
@@ -203,7 +216,7 @@ class Database:
         except _ROLLED_BACK as error:
             raise NotDoneError(f"the database gave up: {error}") from error
         except _LOST as error:
-            raise OutcomeUnknownError(f"the database did not answer: {error or 'time limit'}") from error
+            raise OutcomeUnknownError(f"the database did not answer: {str(error) or 'time limit'}") from error
         except asyncpg.PostgresError as error:
             if error.sqlstate == _FENCED:
                 raise FencedError(str(error)) from error

@@ -17,7 +17,7 @@ from typing import Any, Final, TextIO
 from pydantic import Field
 
 from system_under_test.logs import configure_logs
-from system_under_test.settings import Arguments, ConfigurationError, DatabaseUrl, Settings, read_settings
+from system_under_test.settings import Arguments, DatabaseUrl, Settings, read_settings
 from system_under_test.storage.connection import connect
 
 _ROWS_AT_ONCE: Final = 1000
@@ -190,9 +190,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     options = parser.parse_args(arguments)
     out: Path = options.out
-    if not out.absolute().parent.is_dir():
-        raise ConfigurationError([f"--out: the folder of {out} does not exist"])
-    settings = read_settings(DumpSettings, environment)
+    problems = [] if out.absolute().parent.is_dir() else [f"--out: the folder of {out} does not exist"]
+    settings = read_settings(DumpSettings, environment, beside=problems)
     dump = DUMPS[options.rows]
     rows = asyncio.run(_dump(settings.auditor_url, dump, out))
     configure_logs("dump").info("rows.dumped", schema=dump.schema, rows=rows, file=str(out))

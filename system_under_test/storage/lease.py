@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from system_under_test.logs import Troubles
 from system_under_test.storage.database import Database, NotDoneError, OutcomeUnknownError
 
 DURATION_S: Final = 1.5
@@ -28,6 +29,7 @@ class Lease:
         # A process that was started again under the same name must not take its past self's token for its own.
         self.holder = f"{instance}/{secrets.token_hex(4)}"
         self._log = log
+        self._troubles = Troubles(log)
         self._token: int | None = None
         self._until_s = -float("inf")
         self.changed = asyncio.Event()
@@ -47,7 +49,7 @@ class Lease:
                     "select take_lease($1, $2, $3) as token", self._name, self.holder, DURATION_S
                 )
             except (NotDoneError, OutcomeUnknownError) as error:
-                self._log.warning("lease.unanswered", lease=self._name, problem=str(error))
+                self._troubles.warn("lease.unanswered", lease=self._name, problem=str(error))
             else:
                 # Counted from before the question: the database counts from later.
                 self._take(row["token"], until_s=asked_s + DURATION_S)

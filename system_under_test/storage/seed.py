@@ -17,13 +17,7 @@ from pydantic import Field
 from system_under_test.domain.money import AMOUNT_MAX
 from system_under_test.domain.passwords import hash_password
 from system_under_test.logs import configure_logs
-from system_under_test.settings import (
-    Arguments,
-    ConfigurationError,
-    DatabaseUrl,
-    Settings,
-    read_settings,
-)
+from system_under_test.settings import Arguments, DatabaseUrl, Settings, read_settings
 from system_under_test.storage.connection import connect
 
 COLUMNS: Final = ("email", "password", "account", "opening_balance")
@@ -74,10 +68,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     )
     parser.add_argument("--sessions-out", type=Path, metavar="FILE", help=f"CSV to write: {','.join(SESSION_COLUMNS)}")
     options = parser.parse_args(arguments)
-    problems = _problems(options)
-    if problems:
-        raise ConfigurationError(problems)
-    settings = read_settings(SeedSettings, environment)
+    settings = read_settings(SeedSettings, environment, beside=_problems(options))
     # One password for all, drawn now: a hash of its own for each would cost 20 ms of a core a customer.
     password = secrets.token_urlsafe(12)
     customers, sessions = asyncio.run(_seed(settings.admin_url, options, password))

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from system_under_test.settings import (
     Arguments,
-    ConfigurationError,
     DatabaseUrl,
     PlatformError,
     Settings,
@@ -44,9 +43,10 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("what", choices=("list", *_ENDS))
     parser.add_argument("name", nargs="?", default="", help="such as signer-1; not with `list`")
     options = parser.parse_args(arguments)
+    problems = []
     if (options.what == "list") != (not options.name):
-        raise ConfigurationError([f"{options.what}: expected {'no name' if options.name else 'the name of a signer'}"])
-    settings = read_settings(SignersSettings, environment)
+        problems.append(f"{options.what}: expected {'no name' if options.name else 'the name of a signer'}")
+    settings = read_settings(SignersSettings, environment, beside=problems)
     rows = asyncio.run(_do(settings.admin_url, options.what, options.name))
     sys.stdout.writelines(json.dumps(row) + "\n" for row in rows)
     return 0

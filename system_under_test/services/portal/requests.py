@@ -2,10 +2,12 @@
 
 import asyncio
 import hashlib
+import json
 import re
+import uuid
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
@@ -20,12 +22,19 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="savings"'}
 BODY_WITHIN_S: Final = 5.0
 _COUNT: Final = re.compile(r"[0-9]{1,6}")
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 
 
 def attempt_of(request: web.Request) -> int:
     """Which try of the balancer this is, from 1; 1 as well when it does not say."""
     text = request.headers.get("x-envoy-attempt-count", "1")
     return int(text) if _COUNT.fullmatch(text) else 1
+
+
+def request_id_of(request: web.Request) -> str:
+    """The X-Request-Id that the request came with; a new one where it has none that can be logged."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 def source_of(request: web.Request) -> str:
@@ -97,7 +106,7 @@ async def read_body(request: web.Request, model: type[ModelT]) -> ModelT:
     """The request's body.
 
     Raises:
-        Problem: it is no JSON, or not what `model` says; names the field.
+        Problem: it is no JSON, gives a field twice, or is not what `model` says; names the field.
     """
     if request.content_type != "application/json":
         raise Problem(problems.NOT_JSON, "Send the body as application/json.", field="Content-Type")
@@ -105,13 +114,24 @@ async def read_body(request: web.Request, model: type[ModelT]) -> ModelT:
         raise Problem(problems.NOT_JSON, "Send the body as it is, not compressed.", field="Content-Encoding")
     text = await _read(request)
     try:
-        return model.model_validate_json(text)
+        body = model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise Problem(problems.MALFORMED_JSON, first["msg"], field="body") from error
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise Problem(problems.INVALID_FIELD, f"{where}: {first['msg']}", field=where) from error
+    # The model takes the last of a field's values; what the client meant, and others on the way read, is not known.
+    json.loads(text, object_pairs_hook=_each_once)
+    return body
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise Problem(problems.MALFORMED_JSON, f"{name} is given more than once.", field=name)
+        seen.add(name)
 
 
 async def _read(request: web.Request) -> bytes:

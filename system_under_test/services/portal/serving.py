@@ -1,8 +1,6 @@
 """What happens around every request, whatever its route: identity, admission, errors, metrics, one line of log."""
 
-import re
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Final
 
@@ -15,13 +13,12 @@ from system_under_test.services.portal.handlers import Handlers
 from system_under_test.services.portal.metrics import UNMATCHED
 from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.problems import Problem
-from system_under_test.services.portal.requests import Handler, attempt_of
+from system_under_test.services.portal.requests import Handler, attempt_of, request_id_of
 from system_under_test.services.portal.route import UNOBSERVED, Route
 from system_under_test.services.portal.routes import ROUTES
 from system_under_test.storage.database import NotDoneError, OutcomeUnknownError
 
 BODY_BYTES_MAX: Final = 16 * 1024
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _ROUTE_OF: Final[Mapping[tuple[str, str], Route]] = {(route.method, route.path): route for route in ROUTES}
 
@@ -58,7 +55,7 @@ class _Surround:
         resource = request.match_info.route.resource
         path = UNMATCHED if resource is None else resource.canonical
         route = _ROUTE_OF.get((request.method, path))
-        request_id = _request_id(request)
+        request_id = request_id_of(request)
         request["id"] = request_id
         response = await self._admit(request, handler, route, request_id)
         if self._node.draining:
@@ -154,11 +151,6 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 def _method(request: web.Request) -> str:
     return request.method if request.method in _METHODS else "OTHER"
-
-
-def _request_id(request: web.Request) -> str:
-    given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 def _respond(problem: Problem) -> web.Response:

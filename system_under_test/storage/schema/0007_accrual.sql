@@ -206,10 +206,15 @@ begin
 end
 $$;
 
--- Up to when interest has been credited, and how many hours that are over are missing.
-create function accrual_progress(out credited_until timestamptz, out lag_hours bigint)
+-- Up to when interest has been credited, how many hours that are over are missing, and when in wall time the newest
+-- complete hour was completed.
+create function accrual_progress(
+    out credited_until timestamptz, out lag_hours bigint, out finished_at timestamptz)
 language sql stable security definer set search_path = public, pg_temp as $$
-    select p.until, greatest(floor(extract(epoch from business_now() - p.until) / 3600)::bigint, 0)
+    select
+        p.until,
+        greatest(floor(extract(epoch from business_now() - p.until) / 3600)::bigint, 0),
+        (select h.finished_at from accrual_hour h where h.finished_at is not null order by h.hour desc limit 1)
     from (
         select coalesce((select h.hour from accrual_hour h where h.finished_at is null), next_accrual_hour()) as until
     ) as p

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Final
@@ -17,6 +18,11 @@ from tests.integration.platform.stage import Process, Stage, await_true, get
 _ACCOUNTS: Final = 60
 # Nine transactions for an hour of 60 accounts: most points at which a process can die lie between two of them.
 _CHUNK: Final = "7"
+_PROGRESS: Final = (
+    "savings_accrual_last_success_timestamp_seconds",
+    "savings_accrual_credited_until_timestamp_seconds",
+    "savings_accrual_lag_seconds",
+)
 _BLOCKED: Final = "select pid from pg_locks where not granted"
 
 
@@ -178,21 +184,22 @@ async def test_an_hour_is_accrued_when_it_ends_and_not_before(books: Books, pair
 
 
 async def test_both_processes_tell_how_far_interest_is(books: Books, pair: list[Process]) -> None:
-    """After five hours: one holds the lease, both show the hours' end and no lag, and the accounts add up."""
+    """After five hours: one holds the lease, both show when the last one was done, its end and no lag.
+
+    The accounts add up.
+    """
     await _active(books, pair)
     await _complete(books)
     before = [_metrics(process) for process in pair]
     credited_until = (await books.next_hour() + 5 * HOUR).timestamp()
     await books.pass_hours(5)
     await _complete(books)
+    finished_at = (await books.owner.fetchval("select max(finished_at) from accrual_hour")).timestamp()
+    assert abs(time.time() - finished_at) < 30
 
     def told() -> bool:
-        said = [_metrics(process) for process in pair]
-        return all(
-            (one["savings_accrual_last_success_timestamp_seconds"], one["savings_accrual_lag_hours"])
-            == (credited_until, 0)
-            for one in said
-        )
+        expected = (finished_at, credited_until, 0)
+        return all(tuple(map(_metrics(process).get, _PROGRESS)) == expected for process in pair)
 
     await asyncio.to_thread(await_true, told, "both tell the end of the newest hour")
     after = [_metrics(process) for process in pair]

@@ -271,6 +271,33 @@ def test_a_path_that_no_operation_has_is_not_found(platform: Platform, path: str
         _is_a_problem(got)
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "field"),
+    [
+        (b'{"amount":5,"amount":6}', 400, "malformed-json", "amount"),
+        (b'{"amount":5,"amount":5}', 400, "malformed-json", "amount"),
+        (rb'{"amount":5,"\u0061mount":6}', 400, "malformed-json", "amount"),
+        (b'{"amount":5', 400, "malformed-json", "body"),
+        (b"", 400, "malformed-json", "body"),
+        (b'{"amount":' + b" " * 17_000 + b"5}", 413, "body-too-large", "body"),
+    ],
+)
+@pytest.mark.parametrize("name", ["deposit", "redeem"])
+def test_an_order_that_can_be_read_in_two_ways_or_in_none_is_refused(
+    platform: Platform, desk: Desk, name: str, body: bytes, status: int, kind: str, field: str
+) -> None:
+    """Amounts given twice, half a body, none, and one beyond the limit: refused by a node, with whose fault it is."""
+    desk.log_in()
+    before = desk.written()
+    operation = _OPERATIONS[name]
+    got = exchange(
+        platform.portals[0].port, desk.order(operation, body, token=desk.tokens["valid"], keys=(b"read-twice",))
+    )
+    operation.check(got)
+    assert (got.status, got.json()["type"], got.json()["field"]) == (status, kind, field)
+    assert desk.written() == before
+
+
 _START: Final = b"POST /v1/deposits HTTP/1.1\r\nHost: portal\r\n"
 
 

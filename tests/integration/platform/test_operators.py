@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -65,6 +66,36 @@ async def test_who_has_not_the_operators_token_is_refused_everywhere(
         assert reply.headers["Content-Type"] == "application/problem+json"
         assert "WWW-Authenticate" in reply.headers
     assert await operator.owner.fetchval(count) == before
+
+
+async def test_every_request_of_an_operator_has_a_number_in_answer_and_log(operator: Operator) -> None:
+    """With a number of its own, refused and not; with none, and with one that cannot be logged: a new one."""
+    company = operator.company
+    url = f"http://127.0.0.1:{company.maintenance.port}/v1/clock"
+    right = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+    for headers, status in ((right, 200), ({}, 401)):
+        reply = await send(operator.session, "GET", url, headers={**headers, "X-Request-Id": f"mine-{status}"})
+        assert (reply.status, reply.headers["X-Request-Id"]) == (status, f"mine-{status}")
+        assert [
+            line["status"]
+            for line in company.maintenance.lines("operator.request")
+            if line["request_id"] == f"mine-{status}"
+        ] == [status]
+    made = set()
+    for given in ({}, {"X-Request-Id": "two words"}):
+        reply = await send(operator.session, "GET", url, headers={**right, **given})
+        made.add(reply.headers["X-Request-Id"])
+    logged = {line["request_id"] for line in company.maintenance.lines("operator.request")}
+    assert made <= logged
+    assert {uuid.UUID(number).version for number in made} == {4}
+
+
+async def test_a_field_that_is_given_twice_is_refused_to_operators_too(operator: Operator) -> None:
+    """Two reasons in one body: malformed, the field is named."""
+    url = f"http://127.0.0.1:{operator.company.maintenance.port}/v1/windows/1/cancel"
+    headers = {"Authorization": f"Bearer {OPERATOR_TOKEN}", "Content-Type": "application/json"}
+    reply = await send(operator.session, "POST", url, data=b'{"reason": "a", "reason": "b"}', headers=headers)
+    assert (reply.status, reply.body["type"], reply.body["field"]) == (400, "malformed-json", "reason")
 
 
 async def test_no_operators_route_is_reached_through_the_balancer(operator: Operator) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from system_under_test.storage.database import Database, DatabaseLimits, NotDoneError
 from tests.integration.platform.stage import Platform, Stage, await_ready, await_true, free_port
 
 
@@ -72,7 +73,34 @@ async def test_a_portal_started_before_its_database_waits_for_it(stage: Stage) -
     assert portal.answers("/v1/status")
     postgres.start()
     await asyncio.to_thread(await_ready, portal)
-    assert [line["ready"] for line in portal.lines("database")] == [True]
+    told = portal.lines("database")
+    assert "refused" in told[0]["problem"]
+    assert [line["ready"] for line in told] == [False] * (len(told) - 1) + [True]
+    # One line for each reason: after the refusal perhaps that the server is starting up.
+    problems = [line["problem"] for line in told]
+    assert len(problems) == len(set(problems))
+
+
+async def test_a_call_that_gets_no_connection_says_how_long_it_waited(platform: Platform) -> None:
+    """One connection, kept by a snapshot: a call beside it is not done, with the limit of its waiting in the reason."""
+    database = Database(
+        platform.postgres.outputs()["dsn"],
+        DatabaseLimits(pool_size=1, acquire_within_s=0.05, statement_within_s=1.0),
+        application="test",
+        on_change=lambda _ready, _problem: None,
+    )
+    watching = asyncio.create_task(database.keep_connected())
+    try:
+        async with asyncio.timeout(10):
+            while not database.ready:  # noqa: ASYNC110 - another task's state: no event can be awaited
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        async with database.snapshot(within_s=5.0):
+            with pytest.raises(NotDoneError, match=r"^no connection free within 0\.05 s$"):
+                await database.row("select 1")
+    finally:
+        await database.close()
 
 
 async def test_readiness_goes_with_the_database_and_comes_back(stage: Stage) -> None:

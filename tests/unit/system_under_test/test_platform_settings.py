@@ -8,10 +8,22 @@ import pytest
 
 from system_under_test.__main__ import COMMANDS, main
 from system_under_test.balancer.launcher import BalancerSettings
+from system_under_test.services.accrual import AccrualSettings
+from system_under_test.services.maintenance import MaintenanceSettings
+from system_under_test.services.notifier.main import NotifierSettings
 from system_under_test.services.portal.server import PortalSettings
+from system_under_test.services.service import ServiceSettings
+from system_under_test.services.settlement import SettlementSettings
+from system_under_test.services.signer import SignerSettings
 from system_under_test.settings import ConfigurationError, read_settings
 
 URL = "postgresql://savings_portal:secret@127.0.0.1:20001/savings"
+_SERVICE = {
+    "HOLDFAST_PORT": "20002",
+    "DATABASE_URL": URL,
+    "SMTP_URL": "smtp://127.0.0.1:2525",
+    "OPERATOR_TOKEN": "the-operators-token",
+}
 
 
 def test_every_problem_is_named_at_once_and_no_password_is_repeated() -> None:
@@ -58,7 +70,8 @@ def test_the_drain_lasts_longer_than_two_health_checks_unless_told_otherwise() -
         ("127.0.0.1:20011@a,", "got ''"),
         ("10.0.0.1:20011@a", "got '10.0.0.1:20011@a'"),
         ("127.0.0.1:99999@a", "a port from 1 to 65535, got 99999"),
-        ("127.0.0.1:20011@a,127.0.0.1:20011@b", "each node once"),
+        ("127.0.0.1:20011@a,127.0.0.1:20011@b", "each node once, got '127.0.0.1:20011@a,127.0.0.1:20011@b'"),
+        ("abc", "got 'abc'"),
     ],
 )
 def test_a_wrong_list_of_nodes_is_named(tmp_path: Path, upstreams: str, said: str) -> None:
@@ -74,6 +87,7 @@ def test_a_wrong_list_of_nodes_is_named(tmp_path: Path, upstreams: str, said: st
         read_settings(BalancerSettings, given)
     assert len(caught.value.problems) == 1
     assert said in str(caught.value)
+    assert str(caught.value).count(", got ") <= 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -114,6 +128,46 @@ def test_wrong_usage_ends_with_64(arguments: list[str], said: str, capsys: pytes
     """Each wrong command line: exit code 64 and what is wrong with it."""
     assert main(arguments) == 64
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (["seed", "--accounts", "3", "--out", "/nowhere/a.csv"], "DATABASE_ADMIN_URL"),
+        (["dump", "--out", "/nowhere/l.ndjson"], "DATABASE_AUDITOR_URL"),
+        (["signers", "revoke"], "DATABASE_ADMIN_URL"),
+    ],
+)
+@pytest.mark.parametrize(("url", "said"), [("", "is not set"), ("no-url", "expected an address")])
+def test_wrong_arguments_and_a_wrong_environment_are_named_together(
+    arguments: list[str],
+    variable: str,
+    url: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each command with a wrong argument and no, or a wrong, address of its database: 64, and two problems."""
+    monkeypatch.setenv(variable, url)
+    assert main(arguments) == 64
+    problems = capsys.readouterr().err.splitlines()[1:]
+    assert len(problems) == 2
+    assert variable not in problems[0]
+    assert variable in problems[1]
+    assert said in problems[1]
+
+
+@pytest.mark.parametrize("model", [SettlementSettings, AccrualSettings, NotifierSettings])
+def test_a_folder_that_a_process_does_not_use_may_be_missing(model: type[ServiceSettings], tmp_path: Path) -> None:
+    """HOLDFAST_DATA_DIR names what does not exist: nothing to those that keep nothing."""
+    read_settings(model, {**_SERVICE, "HOLDFAST_DATA_DIR": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize("model", [SignerSettings, MaintenanceSettings])
+def test_a_folder_that_a_process_uses_has_to_exist(model: type[ServiceSettings], tmp_path: Path) -> None:
+    """HOLDFAST_DATA_DIR names what does not exist: refused by those that keep a key there."""
+    with pytest.raises(ConfigurationError, match="HOLDFAST_DATA_DIR: expected a folder that exists"):
+        read_settings(model, {**_SERVICE, "HOLDFAST_DATA_DIR": str(tmp_path / "none")})
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["postgres", "--help"]])
