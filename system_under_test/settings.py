@@ -69,7 +69,7 @@ def _told(item: ErrorDetails, given: Mapping[str, str]) -> str:
 
 def _database_url(value: str) -> str:
     try:
-        usable = _is_database_url(value)
+        usable = is_database_url(value)
     except ValueError:
         # Its text may repeat a part of the address that is the password.
         usable = False
@@ -81,7 +81,7 @@ def _database_url(value: str) -> str:
     return value
 
 
-def _is_database_url(value: str) -> bool:
+def is_database_url(value: str) -> bool:
     """Whether the database's driver will read the same from `value` as `urlsplit` does.
 
     Raises:

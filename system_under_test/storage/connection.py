@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from system_under_test.settings import PlatformError
+from system_under_test.settings import PlatformError, is_database_url
 
 _CONNECT_WITHIN_S: Final = 10.0
 
@@ -19,12 +19,7 @@ async def connect(url: str) -> AsyncIterator[Any]:
     Raises:
         PlatformError: the database cannot be reached, or refuses what it was asked; names the database.
     """
-    try:
-        parts = urlsplit(url)
-        where = f"{parts.username}@{parts.hostname}:{parts.port or 5432}{parts.path}"
-    except ValueError:
-        # Without its text and its cause: what cannot be read may be the password.
-        raise PlatformError("cannot connect to the database: its address cannot be read") from None
+    where = _place(url)
     try:
         connection = await asyncpg.connect(url, timeout=_CONNECT_WITHIN_S)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -38,3 +33,19 @@ async def connect(url: str) -> AsyncIterator[Any]:
         raise PlatformError(f"the database {where} failed: {error}") from error
     finally:
         await connection.close(timeout=_CONNECT_WITHIN_S)
+
+
+def _place(url: str) -> str:
+    """Where `url` leads, without the password.
+
+    Raises:
+        PlatformError: it cannot be read; without its text and cause, which may repeat the password.
+    """
+    try:
+        usable = is_database_url(url)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise PlatformError("cannot connect to the database: its address cannot be read")
+    parts = urlsplit(url)
+    return f"{parts.username}@{parts.hostname}:{parts.port or 5432}{parts.path}"
