@@ -34,8 +34,9 @@ async def saver(company: Company, session: aiohttp.ClientSession) -> Customer:
 async def test_a_wrong_balance_closes_reads_alone_until_it_is_mended(operator: Operator, saver: Customer) -> None:
     """Falsifies the cached balance of an account that has just been paid into, with no window anywhere near.
 
-    Reads answer 503 with Retry-After, on every node, and the log names the row; redemptions are still accepted, nodes
-    stay ready, nothing is settled. Mended, all goes on by itself and the redemption is settled.
+    Reads answer 503 with Retry-After, on every node, and the log names the row; redemptions are still accepted, and
+    deposits with a receipt that tells no balance; nodes stay ready, nothing is settled. Mended, all goes on by itself
+    and the redemption is settled.
     """
 
     async def falsify(units: int) -> None:
@@ -52,6 +53,7 @@ async def test_a_wrong_balance_closes_reads_alone_until_it_is_mended(operator: O
         async with asyncio.timeout(20):
             refused = await until(lambda: saver.read("balance"), lambda reply: reply.status == 503)
         taken = await saver.order("redemptions", {"amount": 5})
+        paid_in = await saver.order("deposits", {"amount": 7})
         ready = [get(portal.port, "/readyz")[0] for portal in operator.company.portals]
         state = await operator.owner.fetchrow("select stage, gate, gate_reason from service_state")
         decided = await operator.owner.fetchval("select decided >= $1 from settlement", taken.body["id"])
@@ -60,6 +62,7 @@ async def test_a_wrong_balance_closes_reads_alone_until_it_is_mended(operator: O
     assert int(refused.headers["Retry-After"]) > 0
     assert refused.headers["x-envoy-ratelimited"] == "true"
     assert (taken.status, decided, set(ready)) == (202, False, {200})
+    assert ("balance" in paid_in.body, paid_in.body["balance_withheld"]) == (False, "closed")
     assert (state["stage"], state["gate"]) == ("open", "shut")
     assert f"account {saver.account}: expected" in state["gate_reason"]
     wrong = operator.company.maintenance.lines("ledger.wrong")

@@ -69,6 +69,7 @@ async def test_a_window_closes_reads_and_nothing_else_and_opens_by_itself(operat
     assert 1 <= int(refused.headers["Retry-After"]) <= 30
     assert datetime.fromisoformat(refused.body["service"]["window"]["expected_end"]) == row["planned_end"]
     assert (taken.status, paid_in.status, listed.body["status"]) == (202, 201, "queued")
+    assert ("balance" in paid_in.body, paid_in.body["balance_withheld"]) == (False, "closed")
     waits = datetime.fromisoformat(listed.body["expected_at"]) - datetime.fromisoformat(listed.body["accepted_at"])
     assert timedelta(seconds=1) < waits <= timedelta(seconds=31)
     assert (status["balances"], status["window"]["id"], status["window"]["overdue"]) == ("closed", number, False)
