@@ -7,6 +7,7 @@ from typing import Any, Final
 from chaos.faults.fault import RoleShape
 from chaos.salvage import Salvaged
 from chaos.targets.models import Extent
+from chaos.targets.templates import BUILT_IN
 from chaos.targets.topology import Draft, Topology
 from chaos.wording import Place
 
@@ -20,7 +21,8 @@ class Outline:
 
     roles: Mapping[str, RoleShape | None] | None
     names: Mapping[str, Collection[str]]
-    """what can be referred to: each `reading` and `dump`, each `action` with an effect, those of them with an `undo`"""
+    """what can be referred to: each `reading`, `dump` and `output` (`role.output`), each `action` with an effect, those
+    of them with an `undo`"""
     probe_path: str | None
 
 
@@ -74,6 +76,10 @@ def _names(written: Salvaged[Any]) -> dict[str, Collection[str]]:
         found = [str(dump["name"]) for dump in dumps if isinstance(dump, Mapping) and "name" in dump]
         if len(found) == len(dumps):
             names["dump"] = found
+    outputs, roles = data.get("outputs", {}), data.get("roles")
+    if written.whole(("outputs",)) and written.meant(("roles",)) and isinstance(roles, Mapping):
+        built_in = [f"{role}.{name}" for role in roles for name in sorted(BUILT_IN)]
+        names["output"] = [*(f"{role}.{name}" for role, of_role in outputs.items() for name in of_role), *built_in]
     actions = data.get("actions", {})
     if written.meant(("actions",)) and isinstance(actions, Mapping):
         names["action"] = {name for name in actions if _may_have(written, ("actions", name, "effect"))}

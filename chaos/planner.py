@@ -5,16 +5,17 @@ Experiment + roles + seed -> times (at + k * every + jitter) -> victims, in orde
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
 from chaos.crosschecks import unknown_names
 from chaos.errors import ExperimentError
 from chaos.experiment import Experiment, FaultEntry, Schedule
-from chaos.faults.fault import Fault, NotThereError, RoleShape
+from chaos.faults.fault import Fault, NotThereError, RoleShape, requirement_of
 from chaos.parameters import keys_of
-from chaos.wording import Finding
+from chaos.requirement import Requirement
+from chaos.wording import Finding, suggest
 from metrics.units import format_duration
 
 PHASES: Final = ("warmup", "baseline", "faults", "recovery", "quiet")
@@ -63,6 +64,8 @@ class Plan:
     timeline: tuple[Occurrence, ...]
     expect: tuple[Mapping[str, Any], ...]
     guardrails: tuple[Mapping[str, Any], ...]
+    requires: Requirement = field(default_factory=Requirement)
+    """What the faults need of the target before it starts, and of the machine."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json, see docs/formats.md."""
@@ -76,6 +79,7 @@ class Plan:
             "timeline": [occurrence.to_json() for occurrence in self.timeline],
             "expect": [dict(entry) for entry in self.expect],
             "guardrails": [dict(entry) for entry in self.guardrails],
+            "requires": self.requires.to_json(),
         }
 
 
@@ -113,6 +117,7 @@ def plan(
     known = {name: shape for name, shape in (roles or {}).items() if shape is not None}
     playing = [one for one in due if one.entry.index not in unfit]
     timeline = () if roles is None else _choose_victims(playing, known, seed, found)
+    requires = Requirement() if roles is None else _requirements(experiment, unfit, _Roles(roles), names or {}, found)
     path = experiment.load.probe.path or probe_path
     if experiment.locustfile is None and path is None and written.whole(("load",)):
         text = "nothing would be measured: give load.locustfile with load.arrivals, or load.probe.path"
@@ -129,7 +134,18 @@ def plan(
         timeline=timeline,
         expect=experiment.expect,
         guardrails=tuple(written.document.data.get("guardrails") or ()),
+        requires=requires,
     )
+
+
+def lacking(experiment: Experiment, roles: Mapping[str, RoleShape]) -> list[str]:
+    """What this machine has not got of what the faults of a valid experiment need, each with the fault's line."""
+    findings = [
+        (("faults", entry.index, entry.name), text)
+        for entry in experiment.faults
+        for text in requirement_of(entry.fault, roles).lacking()
+    ]
+    return experiment.written.also(findings).problems()
 
 
 class _NotUnderstoodError(Exception):
@@ -181,6 +197,48 @@ def _unfit(experiment: Experiment, roles: Mapping[str, RoleShape]) -> dict[int, 
                 continue
         unfit.setdefault(entry.index, []).extend((place, text) for text in told)
     return unfit
+
+
+def _requirements(
+    experiment: Experiment,
+    unfit: Collection[int],
+    roles: Mapping[str, RoleShape],
+    names: Mapping[str, Collection[str]],
+    found: list[Finding],
+) -> Requirement:
+    """What all faults need, as far as they fit the target; what cannot be had goes to `found`."""
+    whole = Requirement()
+    for entry in experiment.faults:
+        if entry.index in unfit:
+            continue
+        place = ("faults", entry.index, entry.name)
+        try:
+            needed = requirement_of(entry.fault, roles)
+            whole = whole.merged(needed)
+        except _NotUnderstoodError:
+            continue
+        except NotThereError as error:
+            found += ((place, text) for text in error.problems)
+            continue
+        except ValueError as error:
+            found.append((place, str(error)))
+            continue
+        found += ((place, text) for text in _not_in_target(needed, roles, names))
+    return whole
+
+
+def _not_in_target(
+    needed: Requirement, roles: Mapping[str, RoleShape], names: Mapping[str, Collection[str]]
+) -> Iterator[str]:
+    for kind, wanted in (("output", needed.outputs), ("reading", needed.readings)):
+        for name in wanted:
+            if name not in names.get(kind, {name}):
+                yield f"the target has no {kind} {name!r}; {suggest(name, names[kind])}"
+    for role in sorted(needed.roles):
+        if role not in roles:
+            yield f"the target has no role {role!r}; {suggest(role, roles)}"
+        elif roles[role].external:
+            yield f"role {role!r} is external: how it starts is not ours to change"
 
 
 def _intact(experiment: Experiment, entry: FaultEntry, *, seconds: bool) -> bool:

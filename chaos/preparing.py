@@ -12,8 +12,8 @@ from typing import Any
 
 from chaos.errors import ExperimentError
 from chaos.experiment import Experiment, read_experiment
-from chaos.outline import UNKNOWN, outline
-from chaos.planner import Plan, plan
+from chaos.outline import UNKNOWN, outline, shapes
+from chaos.planner import Plan, lacking, plan
 from chaos.targets.topology import Draft, Topology, draft_topology
 from chaos.wording import Finding
 
@@ -67,7 +67,18 @@ def prepare(
     problems += found.problems
     if problems or found.draft is None:
         raise ExperimentError(problems)
-    return Prepared(experiment=experiment, topology=found.draft.topology(), plan=planned)
+    topology = replace(found.draft.topology(), requirement=planned.requires)
+    return Prepared(experiment=experiment, topology=topology, plan=planned)
+
+
+def refuse_lacking(ready: Prepared) -> None:
+    """Looks whether this machine has what the faults need; nothing is started for that.
+
+    Raises:
+        ExperimentError: what it has not got, with the lines of the faults, and what to do.
+    """
+    if problems := lacking(ready.experiment, shapes(ready.topology)):
+        raise ExperimentError(problems)
 
 
 def _read_target(experiment: Experiment, overrides: Mapping[str, Any], *, own: bool) -> _Target:

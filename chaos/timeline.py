@@ -19,6 +19,8 @@ def render_plan(plan: Plan) -> str:
         lines.append(f"  {one.at_s:>8.3f} s  {one.fault_id:<12} {one.aim}  ({healed})")
     if not plan.timeline:
         lines.append("  none")
+    if plan.requires:
+        lines += ["", "requires", *(f"  {line}" for line in plan.requires.lines())]
     lines += ["", "must hold", *(f"  {_entry(entry)}" for entry in plan.expect)]
     if plan.guardrails:
         lines += ["", "stop early when", *(f"  {_entry(entry)}" for entry in plan.guardrails)]

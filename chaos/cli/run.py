@@ -127,7 +127,7 @@ def _prepare(names: Sequence[str], options: Options) -> "list[Request]":
 def _prepare_one(name: str, options: Options) -> "Request":
     from chaos.engine.folder import replay_command
     from chaos.engine.run import Request
-    from chaos.preparing import prepare
+    from chaos.preparing import prepare, refuse_lacking
 
     path = find_experiment(name)
     ready = prepare(
@@ -137,6 +137,7 @@ def _prepare_one(name: str, options: Options) -> "Request":
         seed=options.seed,
         spare_seed=random.SystemRandom().randrange(2**32),
     )
+    refuse_lacking(ready)
     again = name if name in shipped() else str(path.absolute())
     return Request(
         experiment=ready.experiment,

@@ -1,6 +1,7 @@
 """What a fault is, and the register of all of them.
 
     choose(roles, busy, rng) -> victims                  pure; when the experiment is planned
+    requires(roles) -> Requirement                       pure; only of a fault that needs something before the start
     undo_steps(scene) -> written and synced              before anything is touched
     inject(scene) -> effect(scene) -> heal(scene) -> heal_proof(scene)
 
@@ -13,9 +14,10 @@ injection that was cut off half-way, and while nothing is in force.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from chaos.processes import Identity
+from chaos.requirement import Requirement
 from chaos.targets.target import Target
 from chaos.undo import Step
 from metrics.registry import Registry
@@ -129,6 +131,23 @@ class Fault(Protocol):
 
         A change that is kept is not asked for this, but for its effect once more.
         """
+
+
+@runtime_checkable
+class Requiring(Protocol):
+    """A fault that needs something of the target before it starts, or of the machine; most need nothing."""
+
+    def requires(self, roles: Mapping[str, RoleShape]) -> Requirement:
+        """What it needs; pure, and the same for every occurrence.
+
+        Raises:
+            NotThereError: no such role, or one that is not ours to start.
+        """
+
+
+def requirement_of(fault: Fault, roles: Mapping[str, RoleShape]) -> Requirement:
+    """What a fault needs before the target starts; nothing where it does not say."""
+    return fault.requires(roles) if isinstance(fault, Requiring) else Requirement()
 
 
 FAULTS: Registry[type[Fault]] = Registry("chaos.faults", "fault")

@@ -286,11 +286,14 @@ class LocalTarget:
         # What an earlier process reported must not count for this one.
         ready_file.unlink(missing_ok=True)
         look_up = self._system.look_up_for(instance, data_dir)
+        needed = self._topology.requirement
         settings = {
             **own_environment(),
             **{key: expand(value, look_up) for key, value in role.env.items()},
+            **{key: expand(value, look_up) for key, value in needed.env.get(instance.role, {}).items()},
             **seat.env,
         }
+        wrap = [expand(part, look_up) for command in needed.wrap.get(instance.role, ()) for part in command]
         env = {
             **{key: value for key, value in settings.items() if value is not None},
             INSTANCE_MARK: instance.name,
@@ -302,7 +305,7 @@ class LocalTarget:
         }
         self._roster.stop_signals[instance.name] = role.stop.signal
         process = spawn(
-            argv_of(self._system, [expand(part, look_up) for part in role.command or []]),
+            [*wrap, *argv_of(self._system, [expand(part, look_up) for part in role.command or []])],
             env=env,
             cwd=self._topology.folder / expand(role.cwd, look_up),
             log=self._log(instance.name),

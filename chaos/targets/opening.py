@@ -79,6 +79,11 @@ async def open_target(
     if up is not None:
         if up.digest != topology.digest:
             raise TargetError(f"{topology.path} has changed since `holdfast up` started it; start that again")
+        if unmet := topology.requirement.unmet_by(up.requirement):
+            raise TargetError(
+                f"{topology.name} is up, but was started without what the faults need ({'; '.join(unmet)}): start it "
+                "again with `holdfast up --for EXPERIMENT`, or end it and let the run start one of its own"
+            )
         return await _attached(topology, up, run_dir=run_dir, run_id=run_id, events=events)
     return await open_own(topology, run_dir=run_dir, run_id=run_id, events=events)
 

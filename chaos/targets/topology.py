@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from chaos.documents import load
 from chaos.errors import ExperimentError
+from chaos.requirement import Requirement
 from chaos.salvage import Salvaged, salvage, schema_of
 from chaos.targets.crosschecks import Names, cross_check, dependencies
 from chaos.targets.models import Role, TopologyFile
@@ -30,6 +31,8 @@ class Topology:
     path: Path
     file: TopologyFile
     overrides: Mapping[str, Any]
+    requirement: Requirement = field(default_factory=Requirement)
+    """What faults need of it: no part of the description, but of how its processes start."""
 
     @property
     def name(self) -> str:

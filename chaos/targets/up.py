@@ -14,11 +14,13 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from chaos.errors import HoldfastError, TargetError, cannot_be_made
 from chaos.processes import myself
+from chaos.requirement import Requirement
 from chaos.roster import boot_id
 from chaos.targets.local import LocalTarget
 from chaos.targets.opening import open_own
@@ -35,15 +37,18 @@ async def up(
     overrides: Mapping[str, Any],
     runs_dir: Path,
     *,
+    requirement: Requirement | None = None,
     on_up: Callable[[UpState], None] = lambda _state: None,
 ) -> tuple[str, ...]:
     """Starts a target and holds it until SIGINT or SIGTERM; `on_up` is told when it is ready. Gives what is left.
+
+    `requirement` is what the faults of later runs need of it.
 
     Raises:
         ExperimentError: the topology cannot be used, or the folder not be made.
         TargetError: it cannot be started, or is up already.
     """
-    topology = load_topology(topology_path, overrides)
+    topology = replace(load_topology(topology_path, overrides), requirement=requirement or Requirement())
     folder = runs_dir / "up" / topology.name
     # Signals are caught from here on: whenever one comes, what has been started is stopped in order.
     stop = asyncio.Event()
@@ -160,6 +165,7 @@ class _Holder:
             url=self._target.url,
             instances=self._instances(),
             outputs=system.outputs,
+            requirement=system.topology.requirement,
         )
         state.write(self._state_file)
         return state

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from chaos.processes import Identity, alive
+from chaos.requirement import Requirement
 from chaos.roster import boot_id
 
 STATE_FILE: Final = "up.json"
@@ -33,6 +34,8 @@ class UpState:
     url: str
     instances: Mapping[str, Mapping[str, Any]]
     outputs: Mapping[str, Mapping[str, Any]]
+    requirement: Requirement = field(default_factory=Requirement)
+    """What faults need of it and it was started with."""
 
     @property
     def alive(self) -> bool:
@@ -54,6 +57,7 @@ class UpState:
             "url": self.url,
             "instances": {name: dict(it) for name, it in self.instances.items()},
             "outputs": {role: dict(it) for role, it in self.outputs.items()},
+            "requires": self.requirement.to_json(),
         }
         partial = path.with_suffix(".partial")
         # Outputs hold passwords of the target's database.
@@ -80,6 +84,7 @@ def read_up(path: Path) -> UpState | None:
         url=record["url"],
         instances=record["instances"],
         outputs=record["outputs"],
+        requirement=Requirement.from_json(record.get("requires", {})),
     )
 
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chaos.errors import TargetError
-from chaos.processes import Identity, alive, python_environment, send, state
+from chaos.processes import Identity, alive, python_environment, send, settings_of, state
+from chaos.requirement import Requirement
 from chaos.targets.opening import open_target
 from chaos.targets.topology import load_topology
 from chaos.targets.up import up
@@ -22,13 +24,15 @@ from tests.integration.targets.test_watchdog import known, running
 from tests.integration.targets.workshop import Workshop, until
 
 HOLD = """
-import asyncio, sys
+import asyncio, json, sys
 from pathlib import Path
 from chaos.errors import HoldfastError
+from chaos.requirement import Requirement
 from chaos.targets.up import up
 try:
     tell = lambda state: print("up", state.url, flush=True)
-    left = asyncio.run(up(Path(sys.argv[1]), {}, Path(sys.argv[2]), on_up=tell))
+    needed = Requirement.from_json(json.loads(sys.argv[3] if sys.argv[3:] else "{}"))
+    left = asyncio.run(up(Path(sys.argv[1]), {}, Path(sys.argv[2]), requirement=needed, on_up=tell))
     print("left", list(left), flush=True)
 except HoldfastError as error:
     print("error", error, flush=True)
@@ -50,10 +54,13 @@ def web(workshop: Workshop) -> Path:
 
 
 @asynccontextmanager
-async def held_up(workshop: Workshop, path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, UpState]]:
+async def held_up(
+    workshop: Workshop, path: Path, needed: Requirement | None = None
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, UpState]]:
     """`up` in a process of its own."""
+    requires = json.dumps((needed or Requirement()).to_json())
     holder = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLD, path, workshop.runs_dir, stdout=subprocess.PIPE, env=python_environment()
+        sys.executable, "-c", HOLD, path, workshop.runs_dir, requires, stdout=subprocess.PIPE, env=python_environment()
     )
     try:
         assert holder.stdout is not None
@@ -249,3 +256,45 @@ async def test_which_target_a_run_gets_follows_from_overrides(workshop: Workshop
         with pytest.raises(TargetError, match=r"is up with the overrides \{\}, this run wants \{'web.count': 1\}"):
             await opening("always")
     events.close()
+
+
+async def test_a_target_starts_with_what_faults_need_and_one_that_did_not_is_refused(workshop: Workshop) -> None:
+    """A variable and a command that wraps: both reach the process, which stays the one that was started.
+
+    A run that needs the same uses the target, one that needs more is told what is missing.
+    """
+    path = workshop.topology({"web": {"ready": {"http": "/readyz"}, "env": {"GIVEN": "by the role", "OWN_A": "1"}}})
+    needed = Requirement(
+        env={"web": {"GIVEN": "by a fault on ${instance}"}},
+        wrap={"web": (("env", "OWN_B=${port}"), ("env", "OWN_C=3"))},
+    )
+    more = needed.merged(Requirement(env={"web": {"LD_PRELOAD": "/lib/nothing.so"}}))
+    topology = load_topology(path)
+    async with held_up(workshop, path, needed) as (_holder, found):
+        for name, wanted in (("same", needed), ("more", more)):
+            events = EventLog(workshop.run_dir(name))
+            opening = open_target(
+                replace(topology, requirement=wanted),
+                run_dir=workshop.runs_dir / name,
+                run_id=f"{workshop.token}-{name}",
+                events=events,
+                runs_dir=workshop.runs_dir,
+            )
+            if wanted is more:
+                with pytest.raises(
+                    TargetError, match=r"needs? \(LD_PRELOAD=/lib/nothing.so of web\): start it again with"
+                ):
+                    await opening
+            else:
+                opened = await opening
+                await opened.target.start()
+                identity = opened.target.identity("web-1")
+                assert opened.attached
+                assert identity is not None
+                settings = settings_of(identity, ["GIVEN", "OWN_A", "OWN_B", "OWN_C"])
+                port = str(opened.target.instances("web")[0].port)
+                assert settings == {"GIVEN": "by a fault on web-1", "OWN_A": "1", "OWN_B": port, "OWN_C": "3"}
+                assert found.instances["web-1"]["pid"] == identity.pid
+                await opened.target.stop()
+                await opened.close()
+            events.close()
