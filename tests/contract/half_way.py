@@ -6,22 +6,19 @@ import sys
 import uuid
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from chaos.faults.fault import FAULTS, Fault, Scene
+from chaos.faults.fault import Scene
 from chaos.outline import shapes
-from chaos.parameters import written_as
 from chaos.targets.opening import open_target
-from chaos.targets.topology import load_topology
 from chaos.undo import UndoLog
 from metrics.events import EventLog
+from tests.contract.stages import as_example, stage_of
 
 
-async def main(name: str, topology_path: Path, runs_dir: Path) -> None:
+async def main(name: str, runs_dir: Path) -> None:
     """Attaches, writes the undo record, injects, and says `injected`."""
     run_dir = runs_dir / "half-way"
     run_dir.mkdir(parents=True)
-    topology = load_topology(topology_path)
+    topology = stage_of(name)
     opened = await open_target(
         topology,
         run_dir=run_dir,
@@ -31,7 +28,7 @@ async def main(name: str, topology_path: Path, runs_dir: Path) -> None:
         attach="always",
     )
     await opened.target.start()
-    fault: Fault = TypeAdapter(written_as(FAULTS[name])).validate_python(dict(FAULTS[name].example))
+    fault = as_example(name)
     victims = fault.choose(shapes(topology), frozenset(), random.Random(1))  # noqa: S311
     undo = UndoLog(run_dir)
     scene = Scene.open(
@@ -47,4 +44,4 @@ async def main(name: str, topology_path: Path, runs_dir: Path) -> None:
     await asyncio.Event().wait()
 
 
-asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
+asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
