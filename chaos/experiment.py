@@ -17,7 +17,8 @@ from chaos.faults.fault import FAULTS
 from chaos.guardrails import GUARDRAILS
 from chaos.parameters import Strict, written_as
 from chaos.salvage import Salvaged, salvage
-from metrics.units import PerSecond, PositiveSeconds, Seconds
+from metrics.arrivals import Written
+from metrics.units import PositiveSeconds, Seconds
 
 if TYPE_CHECKING:
     from chaos.faults.fault import Fault
@@ -41,7 +42,8 @@ class Load(Strict):
     """
 
     locustfile: str | None = None
-    arrivals: PerSecond | None = None
+    arrivals: Written | None = None
+    """A rate, or a schedule of them; see `metrics.arrivals`."""
     users: Annotated[int, Field(ge=1, le=50_000)] = 100
     """The most operations in flight at a time."""
     probe: Probe = Probe()

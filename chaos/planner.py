@@ -16,6 +16,7 @@ from chaos.faults.fault import Fault, NotThereError, RoleShape, requirement_of
 from chaos.parameters import keys_of
 from chaos.requirement import Requirement
 from chaos.wording import Finding, suggest
+from metrics.arrivals import ArrivalsError, resolve
 from metrics.units import format_duration
 
 PHASES: Final = ("warmup", "baseline", "faults", "recovery", "quiet")
@@ -123,13 +124,14 @@ def plan(
         text = "nothing would be measured: give load.locustfile with load.arrivals, or load.probe.path"
         found.append((("load",), text))
     found += unknown_names(written, names or {})
+    load = _load(experiment, found)
     if problems := written.also(found).problems():
         raise ExperimentError(problems)
     return Plan(
         title=experiment.title,
         seed=seed,
         phases={name: getattr(experiment.phases, name) for name in PHASES},
-        load=_load(experiment),
+        load=load,
         probe=None if path is None else {"path": path, "interval_s": experiment.load.probe.interval},
         timeline=timeline,
         expect=experiment.expect,
@@ -334,8 +336,16 @@ def _choose_victims(
     return tuple(timeline)
 
 
-def _load(experiment: Experiment) -> dict[str, Any] | None:
-    if experiment.locustfile is None:
-        return None
+def _load(experiment: Experiment, found: list[Finding]) -> dict[str, Any] | None:
+    """What the load process is told; the arrivals where they and the phases are as their author wants them."""
     load = experiment.load
-    return {"locustfile": str(experiment.locustfile), "arrivals_per_s": load.arrivals, "users": load.users}
+    sound = all(experiment.written.whole(place) for place in (("load", "arrivals"), ("phases",)))
+    if experiment.locustfile is None or load.arrivals is None or not sound:
+        return None
+    phases = {name: getattr(experiment.phases, name) for name in PHASES}
+    try:
+        arrivals = resolve(load.arrivals, folder=experiment.source.absolute().parent, phases=phases)
+    except ArrivalsError as error:
+        found += [(("load", "arrivals", *problem.path), problem.message) for problem in error.problems]
+        return None
+    return {"locustfile": str(experiment.locustfile), "arrivals": arrivals.to_json(), "users": load.users}

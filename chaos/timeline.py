@@ -1,6 +1,7 @@
 """A plan as text, for people: what `--dry-run` prints."""
 
 from chaos.planner import Plan
+from metrics.arrivals import Arrivals
 from metrics.units import format_duration
 
 
@@ -31,7 +32,8 @@ def _load_lines(plan: Plan) -> list[str]:
     lines = []
     if plan.load is not None:
         lines.append(
-            f"{plan.load['arrivals_per_s']:g}/s by {plan.load['locustfile']}, at most {plan.load['users']} in flight"
+            f"{Arrivals.from_json(plan.load['arrivals'])} by {plan.load['locustfile']}, "
+            f"at most {plan.load['users']} in flight"
         )
     if plan.probe is not None:
         lines.append(f"a probe of {plan.probe['path']} every {format_duration(plan.probe['interval_s'])}")

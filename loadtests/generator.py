@@ -131,6 +131,8 @@ class Generator:
             while not self._stop.wait(STATUS_EVERY_S) and self._channel.heard:
                 self._journal.recorder.flush()
                 self._channel.say_counts("status", self.counts())
+                if self._line.failure is not None:
+                    raise LoadError(f"the arrivals ended: {self._line.failure}")
         finally:
             self._load.ready_by_s = 0.0  # who is still logging in gives up
             self._line.close()
@@ -231,7 +233,7 @@ def _load_users(path: Path) -> list[Any]:
             f"{path}: does not import: {type(error).__name__}: {error} ({where}:{line})"
         ) from error
     for shape in shapes:
-        complain(f"{path}: {type(shape).__name__} is not used: arrivals come at --rate")
+        complain(f"{path}: {type(shape).__name__} is not used: arrivals come as --arrivals says")
     if not classes:
         raise UnusableInputError(f"{path}: no users in it; derive a class from HonestUser and give it tasks")
     for name, user_class in classes.items():

@@ -6,6 +6,8 @@
 Users take arrivals in order, ahead of time. An arrival that is due but not taken therefore means that every user is
 busy with an earlier one; it waits for the first that comes free and is never dropped. No greenlet hands out work:
 that costs nothing per request, and after a freeze of the process everything overdue starts at once.
+
+`failure` says why a schedule ended in an error: there are no more arrivals then.
 """
 
 import heapq
@@ -18,6 +20,7 @@ import gevent.event
 
 from loadtests.arrivals import DueCount, Schedule
 from loadtests.spread import Spread
+from metrics.arrivals import ArrivalsError
 
 _TICK_S: Final = 0.001
 _WAKING_NS_MAX: Final = 1_000_000_000
@@ -42,6 +45,7 @@ class Line:
         self._begun = gevent.event.Event()
         self._start_ns = 0
         self._end_ns: int | None = None
+        self.failure: str | None = None
         self.started = 0
         self.lateness = Spread()
         self.queueing = Spread()
@@ -73,7 +77,11 @@ class Line:
         if not self._start_ns:
             return 0, 0
         until_ns = time.monotonic_ns() if self._end_ns is None else self._end_ns
-        due = self._due.by((until_ns - self._start_ns) / 1e9)
+        try:
+            due = self._due.by((until_ns - self._start_ns) / 1e9)
+        except ArrivalsError as error:
+            self.failure = str(error)
+            due = self._due.count
         return due, due - self.started - self._overslept(until_ns)
 
     def _overslept(self, until_ns: int) -> int:
@@ -112,7 +120,11 @@ class Line:
             return None
         if self._given_back:
             return heapq.heappop(self._given_back)
-        number, offset_s = next(self._offsets_s, (0, None))
+        try:
+            number, offset_s = next(self._offsets_s, (0, None))
+        except ArrivalsError as error:
+            self.failure = str(error)
+            return None
         if offset_s is None:
             return None
         return Arrival(number=number, intended_ns=self._start_ns + round(offset_s * 1e9))

@@ -4,12 +4,18 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from typing import Final, NoReturn
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from loadtests.protocol import EXIT_UNUSABLE
+from metrics.arrivals import Arrivals, ArrivalsError, Written, resolve
 
 WRITER_MAX: Final = 65_535
 _PATH: Final = re.compile(r"/[\x21-\x7e]*")
+_WRITTEN: Final[TypeAdapter[Any]] = TypeAdapter(Written)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -45,6 +51,35 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def arrivals(text: str) -> Arrivals:
+    """The schedule in `300/s`, in a mapping such as `{rate: 50/s, surge: {...}}`, or as plan.json has it.
+
+    Files are looked up from the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: with everything that is wrong with it, in one line.
+    """
+    try:
+        data = yaml.safe_load(text) if text.lstrip().startswith("{") else text
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"no mapping as YAML has them: {text!r}") from error
+    try:
+        if isinstance(data, dict) and "points" in data:
+            return Arrivals.from_json(data)
+        return resolve(_WRITTEN.validate_python(data), folder=Path.cwd())
+    except ValidationError as error:
+        problems = (_problem(found) for found in error.errors(include_url=False))
+        raise argparse.ArgumentTypeError("; ".join(problems)) from error
+    except ArrivalsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _problem(found: Any) -> str:
+    where = ".".join(str(part) for part in found["loc"][1:])
+    text = found["msg"].removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
 
 
 def url_path(text: str) -> str:

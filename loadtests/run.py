@@ -1,4 +1,4 @@
-"""Drive load at the system under test: `python -m loadtests.run --locustfile FILE --rate 300 --users 100`.
+"""Drive load at the system under test: `python -m loadtests.run --locustfile FILE --arrivals 300/s --users 100`.
 
 Given and said as docs/formats.md has it. Exit 0 when told to end, 1 when the users did not become ready or the
 locustfile raised, 64 when the input cannot be used.
@@ -13,8 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from loadtests.arrivals import Schedule, constant
-from loadtests.options import WRITER_MAX, OptionParser, file_stem, positive, whole
+from loadtests.options import WRITER_MAX, OptionParser, arrivals, file_stem, positive, whole
 from loadtests.protocol import (
     EXIT_FAILED,
     EXIT_FINE,
@@ -27,6 +26,7 @@ from loadtests.protocol import (
     complain,
     read_environment,
 )
+from metrics.arrivals import ArrivalsError
 
 USERS_MAX: Final = 20_000
 """Each user may hold a connection, and descriptors are commonly capped near here."""
@@ -66,10 +66,15 @@ def _run(options: argparse.Namespace, channel: Channel) -> int:
     given = read_environment(os.environ)
     # Loading Locust takes a second and patches sockets; bad input is told before that.
     from loadtests import generator
+    from loadtests.arrivals import schedule_of
 
+    try:
+        schedule = schedule_of(options.arrivals, seed=f"{given.seed}/{options.writer}")
+    except ArrivalsError as error:
+        raise UnusableInputError(f"--arrivals: {error}") from error
     plan = generator.Plan(
         locustfile=options.locustfile,
-        schedule=options.rate,
+        schedule=schedule,
         users=options.users,
         spawn_rate=options.spawn_rate,
         name=options.name,
@@ -88,11 +93,13 @@ def _parser() -> OptionParser:
     parser = OptionParser(
         prog="loadtests.run",
         description="Drive open-loop load with Locust: tasks start on schedule whatever earlier ones do.",
-        epilog="example: python -m loadtests.run --locustfile loadtests/savers.py --rate 300 --users 100",
+        epilog="example: python -m loadtests.run --locustfile loadtests/savers.py --arrivals 300/s --users 100",
         allow_abbrev=False,
     )
     parser.add_argument("--locustfile", type=Path, required=True, help="a Python file with users in it")
-    parser.add_argument("--rate", type=_schedule, required=True, help="arrivals a second")
+    parser.add_argument(
+        "--arrivals", type=arrivals, required=True, help="300/s, or a schedule: {rate: 50/s, surge: {to: 10x, ...}}"
+    )
     parser.add_argument("--users", type=whole(1, USERS_MAX), default=100, help="most tasks at the same time (100)")
     parser.add_argument(
         "--spawn-rate", type=positive, default=SPAWN_RATE_PER_S, help="users started a second, before the load (100)"
@@ -106,17 +113,6 @@ def _parser() -> OptionParser:
         "--grace", type=positive, default=IN_FLIGHT_GRACE_S, help="seconds for what is in flight at the end (10)"
     )
     return parser
-
-
-def _schedule(text: str) -> Schedule:
-    try:
-        rate_per_s = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected arrivals a second as a number, got {text!r}") from error
-    try:
-        return constant(rate_per_s)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 if __name__ == "__main__":

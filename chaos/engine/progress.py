@@ -13,6 +13,8 @@ from chaos.planner import Occurrence
 
 PLAIN_EVERY_S: Final = 5.0
 LIVE_EVERY_S: Final = 0.25
+RATE_OVER_S: Final = 0.5
+"""What a client said while the runner was busy is read all at once: a rate needs more time than lies between those."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,12 +45,12 @@ class Progress:
     def take(self, client: str, said: Mapping[str, Any]) -> None:
         """Counts of one client as of now."""
         now_s, completed = time.monotonic(), int(said.get("completed", 0))
-        before_s, before = self._seen.get(client, (now_s, completed))
-        if now_s > before_s:
+        before_s, before = self._seen.setdefault(client, (now_s, completed))
+        if now_s - before_s >= RATE_OVER_S:
             self._rates[client] = (completed - before) / (now_s - before_s)
+            self._seen[client] = (now_s, completed)
             # The load says how fast things go; the prober only where there is no load.
             self.rate_per_s = self._rates.get("load", self._rates[client])
-        self._seen[client] = (now_s, completed)
         self._errors[client] = failed_of(said)
         self.errors = self._errors.get("load", self._errors[client])
         self.failed_probes = self._errors.get("prober", 0) if "load" in self._errors else 0

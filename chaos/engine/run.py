@@ -169,7 +169,7 @@ def client_commands(plan: Plan) -> tuple[ClientCommand, ...]:
     if plan.load is not None:
         load = {
             "--locustfile": plan.load["locustfile"],
-            "--rate": f"{plan.load['arrivals_per_s']:g}",
+            "--arrivals": json.dumps(plan.load["arrivals"]),
             "--users": str(plan.load["users"]),
         }
         commands.append(python_command("load", "loadtests.run", [word for pair in load.items() for word in pair]))

@@ -36,7 +36,7 @@ def test_a_locustfile_that_cannot_be_used(bench: Bench) -> None:
     processes = []
     for number, (text, reason) in enumerate(UNUSABLE.items()):
         path = bench.locustfile(text, f"users_{number}.py")
-        processes.append((bench.load(path, "--rate", "10", url="http://127.0.0.1:1"), f"{path}: {reason}"))
+        processes.append((bench.load(path, "--arrivals", "10/s", url="http://127.0.0.1:1"), f"{path}: {reason}"))
     for process, reason in processes:
         ended = process.end(by=None)
         assert ended.code == 64
@@ -47,16 +47,19 @@ def test_a_locustfile_that_cannot_be_used(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--rate", "0"], "--rate: rate must be above 0"),
-        (["--rate", "-5"], "--rate: rate must be above 0"),
-        (["--rate", "1e12"], "--rate: rate must be above 0 and at most 100,000"),
-        (["--rate", "fast"], "--rate: expected arrivals a second as a number, got 'fast'"),
-        (["--rate", "10", "--users", "0"], "--users: expected a whole number from 1"),
-        (["--rate", "10", "--name", "../x"], "--name: expected letters"),
-        (["--rate", "10", "--writer", "70000"], "--writer: expected a whole number"),
-        (["--rate", "10", "--spawn-rate", "0"], "--spawn-rate: expected a number above 0"),
-        ([], "required: --rate"),
-        (["--rate", "10", "--turbo"], "unrecognized arguments: --turbo"),
+        (["--arrivals", "0/s"], "--arrivals: nothing would ever arrive"),
+        (["--arrivals=-5/s"], "--arrivals: expected a positive rate such as 300/s or 90/m, got '-5/s'"),
+        (["--arrivals", "200000/s"], "--arrivals: 200000/s is 200,000 arrivals a second; more than 100,000 cannot"),
+        (["--arrivals", "300"], "--arrivals: expected a positive rate such as 300/s or 90/m, got '300'"),
+        (["--arrivals", "{rate: 5/s, sruge: {}}"], "--arrivals: sruge: Extra inputs are not permitted"),
+        (["--arrivals", "{rate: 5/s, steps: [{to: 9x, at: faults}]}"], "--arrivals: steps.0.at: there are no phases"),
+        (["--arrivals", "{points: [[0, 5], [9, -1]]}"], "--arrivals: points: expected [seconds, arrivals a second]"),
+        (["--arrivals", "10/s", "--users", "0"], "--users: expected a whole number from 1"),
+        (["--arrivals", "10/s", "--name", "../x"], "--name: expected letters"),
+        (["--arrivals", "10/s", "--writer", "70000"], "--writer: expected a whole number"),
+        (["--arrivals", "10/s", "--spawn-rate", "0"], "--spawn-rate: expected a number above 0"),
+        ([], "required: --arrivals"),
+        (["--arrivals", "10/s", "--turbo"], "unrecognized arguments: --turbo"),
     ],
 )
 def test_an_option_that_cannot_be_used(bench: Bench, arguments: list[str], reason: str) -> None:
@@ -70,7 +73,7 @@ def test_an_option_that_cannot_be_used(bench: Bench, arguments: list[str], reaso
 @pytest.mark.parametrize("module", ["loadtests.run", "loadtests.prober"])
 def test_a_missing_environment(bench: Bench, module: str) -> None:
     """64 with everything that is missing, for both kinds of process."""
-    arguments = ["--locustfile", "x.py", "--rate", "10"] if module == "loadtests.run" else ["--path", "/"]
+    arguments = ["--locustfile", "x.py", "--arrivals", "10/s"] if module == "loadtests.run" else ["--path", "/"]
     ended = bench.process(module, *arguments, url="", HOLDFAST_SEED="many").end(by=None)
     assert ended.code == 64
     assert "HOLDFAST_URL is not set" in ended.stderr
@@ -93,7 +96,7 @@ def test_a_target_that_is_down_is_named_with_the_reason(bench: Bench) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
-        process = bench.load(bench.locustfile(FINE), "--rate", "10", "--ready-within", "0.5", url=url)
+        process = bench.load(bench.locustfile(FINE), "--arrivals", "10/s", "--ready-within", "0.5", url=url)
         ended = process.end(by=None)
     assert ended.code == 1
     assert f"{url} did not accept a connection within 0.5 s: Connection refused" in ended.stderr
@@ -103,7 +106,7 @@ def test_a_target_that_is_down_is_named_with_the_reason(bench: Bench) -> None:
 
 def test_a_task_that_raises_is_reported_counted_and_fails_the_process_in_the_end(bench: Bench) -> None:
     """Half of the tasks raise: the load goes on on schedule, the traceback is shown once, the exit code is 1."""
-    process = bench.load(bench.locustfile(RAISING), "--rate", "100", "--users", "5", url=bench.server().url)
+    process = bench.load(bench.locustfile(RAISING), "--arrivals", "100/s", "--users", "5", url=bench.server().url)
     process.until("ready")
     status = process.until("status")
     ended = process.end()
@@ -120,7 +123,7 @@ def test_a_history_that_cannot_be_written_ends_the_process(bench: Bench, kind: s
     """The limit on file sizes is reached under way, as a full disk would be: exit 1 with the cause, by itself."""
     server = bench.server()
     if kind == "load":
-        process = bench.load(bench.locustfile(FINE), "--rate", "500", "--users", "5", url=server.url)
+        process = bench.load(bench.locustfile(FINE), "--arrivals", "500/s", "--users", "5", url=server.url)
     else:
         process = bench.prober("--interval", "0.002", url=server.url)
     process.until("ready")
@@ -133,7 +136,7 @@ def test_a_history_that_cannot_be_written_ends_the_process(bench: Bench, kind: s
 def test_tasks_that_fail_at_once_cannot_keep_the_load_from_ending(bench: Bench) -> None:
     """20,000 arrivals a second that raise without ever waiting for anything: status and SIGTERM still get through."""
     text = "class Visitor(HonestUser):\n    @task\n    def look(self):\n        raise KeyError('at once')\n"
-    process = bench.load(bench.locustfile(text), "--rate", "20000", "--users", "5", url=bench.server().url)
+    process = bench.load(bench.locustfile(text), "--arrivals", "20000/s", "--users", "5", url=bench.server().url)
     assert process.until("status")["user_errors"] > 0
     ended = process.end(within_s=5)
     assert ended.code == 1
@@ -143,7 +146,9 @@ def test_tasks_that_fail_at_once_cannot_keep_the_load_from_ending(bench: Bench) 
 def test_a_bug_in_on_start_ends_the_load_before_it_begins(bench: Bench) -> None:
     """Exit 1 with what was raised; no arrival is due."""
     text = FINE + "\n    def on_start(self):\n        raise ValueError('no start')\n"
-    ended = bench.load(bench.locustfile(text), "--rate", "10", "--users", "3", url=bench.server().url).end(by=None)
+    ended = bench.load(bench.locustfile(text), "--arrivals", "10/s", "--users", "3", url=bench.server().url).end(
+        by=None
+    )
     assert ended.code == 1
     assert "0 of 3 users are ready; on_start raised: Visitor: ValueError: no start" in ended.stderr.splitlines()[-1]
     assert ended.finished["intended"] == 0
@@ -153,7 +158,7 @@ def test_what_a_locustfile_prints_does_not_disturb_the_protocol(bench: Bench) ->
     """`print` in a locustfile goes to standard error; standard output stays one JSON object a line."""
     server = bench.server()
     text = "print('loading')\n" + FINE.replace("self.client.get", "print('working'); self.client.get")
-    process = bench.load(bench.locustfile(text), "--rate", "50", "--users", "2", url=server.url)
+    process = bench.load(bench.locustfile(text), "--arrivals", "50/s", "--users", "2", url=server.url)
     until(lambda: len(server.requests) >= 10)
     ended = process.end()
     assert ended.code == 0

@@ -81,7 +81,9 @@ def test_under_load_reported_failures_equal_drops(bench: Bench) -> None:
     """300/s to a server that resets every second request: each drop is one failure, in history and counts."""
     server = bench.server(lambda _: Reply(drop="rst") if len(server.requests) % 2 == 0 else Reply())
     cases = [("x", method) for method in METHODS]
-    process = bench.load(bench.locustfile(CASES.format(cases=cases)), "--rate", "300", "--users", "10", url=server.url)
+    process = bench.load(
+        bench.locustfile(CASES.format(cases=cases)), "--arrivals", "300/s", "--users", "10", url=server.url
+    )
     until(lambda: len(server.requests) >= 300)
     finished = process.end().finished
     pairs = bench.operations("x GET") + bench.operations("x POST")
@@ -98,7 +100,9 @@ def test_each_way_to_fail_is_told_as_the_table_says(bench: Bench) -> None:
 
     server = bench.server(behave)
     cases = [(case, method) for case in MISBEHAVIOUR for method in METHODS]
-    process = bench.load(bench.locustfile(CASES.format(cases=cases)), "--rate", "60", "--users", "30", url=server.url)
+    process = bench.load(
+        bench.locustfile(CASES.format(cases=cases)), "--arrivals", "60/s", "--users", "30", url=server.url
+    )
     until(lambda: len(server.requests) >= 2 * len(cases))
     assert process.end().code == 0
     for case, (_, read, effect, error) in MISBEHAVIOUR.items():
@@ -111,7 +115,9 @@ def test_a_client_goes_on_under_a_new_process_after_an_unknown_outcome(bench: Be
     """One user whose effects are all reset: each operation has its own process; reads keep theirs."""
     server = bench.server(lambda _: Reply(drop="eof"))
     cases = [("x", "POST"), ("x", "GET")]
-    process = bench.load(bench.locustfile(CASES.format(cases=cases)), "--rate", "50", "--users", "1", url=server.url)
+    process = bench.load(
+        bench.locustfile(CASES.format(cases=cases)), "--arrivals", "50/s", "--users", "1", url=server.url
+    )
     until(lambda: len(server.requests) >= 20)
     process.end()
     posts = [asked.process for asked, _ in bench.operations("x POST")]
@@ -124,7 +130,7 @@ def test_a_service_that_is_gone_is_refused_and_nothing_was_sent(bench: Bench) ->
     """The server dies under load and comes back: connections are refused meanwhile, which for an effect is `fail`."""
     server = bench.server()
     process = bench.load(
-        bench.locustfile(CASES.format(cases=[("x", "POST")])), "--rate", "100", "--users", "5", url=server.url
+        bench.locustfile(CASES.format(cases=[("x", "POST")])), "--arrivals", "100/s", "--users", "5", url=server.url
     )
     server.behaviour = lambda _: Reply()
     until(lambda: len(server.requests) >= 30)
@@ -143,7 +149,7 @@ def test_a_handshake_that_fails_has_sent_nothing(bench: Bench) -> None:
     """An https address of a plain server: `tls`, and a `fail` even for an effect."""
     server = bench.server(lambda _: Reply())
     text = CASES.format(cases=[("x", "POST")])
-    process = bench.load(bench.locustfile(text), "--rate", "50", url=server.url.replace("http", "https"))
+    process = bench.load(bench.locustfile(text), "--arrivals", "50/s", url=server.url.replace("http", "https"))
     until(lambda: server.connections >= 10)
     assert process.end().code == 0
     assert {(done.type, done.error) for _, done in bench.operations("x POST")} == {(FAIL, "tls")}
@@ -154,7 +160,7 @@ def test_a_connection_closed_while_idle_is_replaced_before_anything_is_sent(benc
     """A server that answers and then closes without a word: no request fails, and none is sent twice."""
     server = bench.server(lambda _: Reply(then_close=True))
     text = CASES.format(cases=[("x", "POST")])
-    process = bench.load(bench.locustfile(text), "--rate", "50", "--users", "1", url=server.url)
+    process = bench.load(bench.locustfile(text), "--arrivals", "50/s", "--users", "1", url=server.url)
     until(lambda: len(server.requests) >= 20)
     process.end()
     pairs = bench.operations("x POST")
@@ -167,7 +173,7 @@ def test_connections_are_kept_or_fresh_as_asked(bench: Bench, *, keep_alive: boo
     """Five users make at most five connections when kept alive, and one a request when not."""
     server = bench.server(lambda _: Reply())
     text = CASES.format(cases=[("x", "GET")]).replace("total_timeout_s = 1.0", f"keep_alive = {keep_alive}")
-    process = bench.load(bench.locustfile(text), "--rate", "200", "--users", "5", url=server.url)
+    process = bench.load(bench.locustfile(text), "--arrivals", "200/s", "--users", "5", url=server.url)
     until(lambda: len(server.requests) >= 100)
     process.end()
     # One more is the generator's look whether somebody listens.

@@ -1,5 +1,6 @@
 """Requests start on schedule whatever earlier ones do: real Locust, real sockets, a server that misbehaves."""
 
+import itertools
 import json
 import math
 import os
@@ -79,7 +80,7 @@ def test_a_stall_is_seen_in_full_and_no_arrival_is_lost(bench: Bench) -> None:
     """
     server = bench.server(stalling(after_s=0.5, for_s=2.0))
     process = bench.load(
-        bench.locustfile(VISITOR.format(timeout_s=5)), "--rate", "200", "--users", "60", url=server.url
+        bench.locustfile(VISITOR.format(timeout_s=5)), "--arrivals", "200/s", "--users", "60", url=server.url
     )
     process.until("ready")
     until(lambda: len(server.requests) >= 800)
@@ -107,7 +108,7 @@ def test_nothing_starts_before_its_time_nor_twice(bench: Bench) -> None:
     """At 400/s no request reaches the server before its intended start, and each carries its own operation's number."""
     server = bench.server()
     process = bench.load(
-        bench.locustfile(VISITOR.format(timeout_s=5)), "--rate", "400", "--users", "10", url=server.url
+        bench.locustfile(VISITOR.format(timeout_s=5)), "--arrivals", "400/s", "--users", "10", url=server.url
     )
     until(lambda: len(server.requests) >= 400)
     process.end()
@@ -125,7 +126,7 @@ def test_arrivals_missed_in_a_freeze_of_the_generator_are_made_up_with_their_int
     """
     server = bench.server()
     process = bench.load(
-        bench.locustfile(VISITOR.format(timeout_s=5)), "--rate", "100", "--users", "10", url=server.url
+        bench.locustfile(VISITOR.format(timeout_s=5)), "--arrivals", "100/s", "--users", "10", url=server.url
     )
     process.until("ready")
     until(lambda: len(server.requests) >= 50)
@@ -150,7 +151,7 @@ def test_what_found_no_user_until_the_end_is_counted_as_unsent(bench: Bench) -> 
     """
     server = bench.server(lambda _: Reply(after_s=60))
     process = bench.load(
-        bench.locustfile(VISITOR.format(timeout_s=1.2)), "--rate", "50", "--users", "3", url=server.url
+        bench.locustfile(VISITOR.format(timeout_s=1.2)), "--arrivals", "50/s", "--users", "3", url=server.url
     )
     process.until("ready")
     assert process.until("status")["unsent"] > 10
@@ -166,7 +167,7 @@ def test_what_is_still_in_flight_after_the_grace_is_unknown(bench: Bench) -> Non
     """An effect that is not answered within the grace after SIGTERM is recorded as `info`, and the process ends."""
     text = VISITOR.format(timeout_s=60).replace("self.client.get(", "self.client.post(")
     server = bench.server(lambda _: Reply(after_s=60))
-    process = bench.load(bench.locustfile(text), "--rate", "50", "--users", "2", "--grace", "0.3", url=server.url)
+    process = bench.load(bench.locustfile(text), "--arrivals", "50/s", "--users", "2", "--grace", "0.3", url=server.url)
     until(lambda: len(server.requests) == 2)
     ended = process.end(within_s=5)
     assert ended.code == 0
@@ -180,7 +181,7 @@ def test_ordinary_locust_users_become_open_loop(bench: Bench) -> None:
     A second request in a task is a step of the same visit: it counts from its own start and is no arrival.
     """
     server = bench.server()
-    process = bench.load(bench.locustfile(EVERYTHING_LOCUST_HAS), "--rate", "100", "--users", "5", url=server.url)
+    process = bench.load(bench.locustfile(EVERYTHING_LOCUST_HAS), "--arrivals", "100/s", "--users", "5", url=server.url)
     until(lambda: len(server.requests) >= 150)
     ended = process.end()
     assert ended.code == 0, ended.stderr
@@ -203,7 +204,7 @@ def test_sigterm_flushes_everything(bench: Bench, accounts: Path) -> None:
     """After exit 0 the history holds an invoke and a completion of every request that the server has seen."""
     assert accounts.exists()
     server = bench.server()
-    process = bench.load("loadtests/savers.py", "--rate", "300", "--users", "20", url=server.url)
+    process = bench.load("loadtests/savers.py", "--arrivals", "300/s", "--users", "20", url=server.url)
     process.until("ready")
     until(lambda: len(server.requests) >= 300)
     ended = process.end()
@@ -213,3 +214,51 @@ def test_sigterm_flushes_everything(bench: Bench, accounts: Path) -> None:
     assert len(rows) == 2 * len(recorded)
     assert recorded == {int(request.headers["x-request-id"]) for request in server.requests}
     assert {row.type for row in rows} == {0, OK}
+
+
+def test_a_surge_starts_on_schedule_and_every_refusal_of_it_counts(bench: Bench) -> None:
+    """20/s, from 1 s on within 0.5 s to 400/s, at 3 s back; the server refuses two of three with Retry-After.
+
+    Until 4 s arrive 20 + 105 + 600 + 20 = 745: each has its own intended time, whatever the rate was, and each
+    refusal is a failure. That no arrival is lost shows in equal counts.
+    """
+
+    numbers = itertools.count()
+
+    def every_third(_: Request) -> Reply:
+        return Reply() if next(numbers) % 3 == 0 else Reply(status=503, headers={"Retry-After": "1"})
+
+    server = bench.server(every_third)
+    arrivals = "{rate: 20/s, surge: {to: 20x, at: 1s, rise: 500ms, for: 2s}}"
+    process = bench.load(
+        bench.locustfile(VISITOR.format(timeout_s=5)), "--arrivals", arrivals, "--users", "30", url=server.url
+    )
+    process.until("ready")
+    until(lambda: len(server.requests) >= 746, within_s=30)
+    ended = process.end()
+
+    finished, pairs = ended.finished, bench.operations("look")
+    assert ended.code == 0, ended.stderr
+    assert finished["intended"] == finished["started"] == finished["completed"] == len(pairs) == len(server.requests)
+    assert finished["unsent"] == 0
+    refused = [done.error for _, done in pairs if done.type != OK]
+    assert refused == ["http-503"] * finished["fail"]
+    assert finished["ok"] + finished["fail"] == len(pairs)
+    starts_s = [(asked.intended_ns - pairs[0][0].intended_ns) / 1e9 for asked, _ in pairs]
+    counted = [sum(low <= start_s < high for start_s in starts_s) for low, high in ((0, 1), (1, 1.5), (1.5, 3), (3, 4))]
+    assert all(abs(number - expected) <= 1 for number, expected in zip(counted, (20, 105, 600, 20), strict=True))
+
+
+def test_a_function_that_fails_under_way_ends_the_load_with_the_reason(bench: Bench) -> None:
+    """From 2.5 s on it gives no number: exit 1, and the arrivals until then are in the record."""
+    (bench.run_dir / "shapes.py").write_text("def rate(t):\n    return 100 if t < 2.5 else None\n")
+    server = bench.server()
+    process = bench.load(
+        bench.locustfile(VISITOR.format(timeout_s=5)),
+        *("--arrivals", f"{{function: '{bench.run_dir}/shapes.py:rate'}}", "--users", "5"),
+        url=server.url,
+    )
+    ended = process.end(by=None)
+    assert ended.code == 1
+    assert "shapes.py:rate gave None at 2.5 s; expected arrivals a second as a number" in ended.stderr
+    assert ended.finished["completed"] == len(bench.operations("look")) >= 100

@@ -27,7 +27,7 @@ def test_the_same_seed_gives_the_same_intended_operations(bench: Bench, accounts
         run.run_dir.mkdir()
         (run.run_dir / accounts.name).write_bytes(accounts.read_bytes())
         server = run.server()
-        process = run.load("loadtests/savers.py", "--rate", "200", "--users", str(users), url=server.url, seed=7)
+        process = run.load("loadtests/savers.py", "--arrivals", "200/s", "--users", str(users), url=server.url, seed=7)
         processes.append((process, server, users + 100))
     for process, server, requests in processes:
         until(lambda server=server, requests=requests: len(server.requests) >= requests)  # type: ignore[misc]
@@ -51,7 +51,7 @@ def test_savers_say_who_they_are_and_record_what_was_answered(bench: Bench, acco
         return reply
 
     server = bench.server(replaying)
-    process = bench.load("loadtests/savers.py", "--rate", "100", "--users", "7", url=server.url)
+    process = bench.load("loadtests/savers.py", "--arrivals", "100/s", "--users", "7", url=server.url)
     process.until("ready")
     until(lambda: len(server.requests) >= 57)
     finished = process.end().finished
@@ -87,7 +87,7 @@ def test_a_session_lost_under_load_is_a_failure_with_its_class(bench: Bench, acc
         return good(request) if request.path == "/v1/sessions" else unauthorized
 
     server = bench.server(forgetful)
-    process = bench.load("loadtests/savers.py", "--rate", "100", "--users", "4", url=server.url)
+    process = bench.load("loadtests/savers.py", "--arrivals", "100/s", "--users", "4", url=server.url)
     until(lambda: len(server.requests) >= 54)
     finished = process.end().finished
     assert finished["fail"] == finished["completed"] >= 50
@@ -103,7 +103,7 @@ def test_log_in_waits_for_a_service_that_is_coming_up(bench: Bench, accounts: Pa
         return Reply(status=503, headers={"Retry-After": "1"}) if len(server.requests) <= 10 else good(request)
 
     server = bench.server(waking)
-    process = bench.load("loadtests/savers.py", "--rate", "50", "--users", "4", url=server.url)
+    process = bench.load("loadtests/savers.py", "--arrivals", "50/s", "--users", "4", url=server.url)
     process.until("ready")
     process.end()
     log_ins = [done.type for _, done in bench.operations("login")]
@@ -126,7 +126,9 @@ def test_without_usable_accounts_the_load_does_not_begin(bench: Bench) -> None:
         run.run_dir.mkdir()
         if text is not None:
             (run.run_dir / "accounts.csv").write_text(text)
-        processes.append((run, reason, run.load("loadtests/savers.py", "--rate", "50", "--users", "4", url=server.url)))
+        processes.append(
+            (run, reason, run.load("loadtests/savers.py", "--arrivals", "50/s", "--users", "4", url=server.url))
+        )
     for run, reason, process in processes:
         ended = process.end(by=None)
         assert ended.code == 1
@@ -139,7 +141,7 @@ def test_a_service_that_takes_no_log_in_in_time_is_named_with_the_reason(bench: 
     """503 to every log-in: exit 1 after the time to become ready, with the last answer."""
     assert accounts.exists()
     server = bench.server(lambda _: Reply(status=503))
-    arguments = ("--rate", "50", "--users", "4", "--ready-within", "1")
+    arguments = ("--arrivals", "50/s", "--users", "4", "--ready-within", "1")
     ended = bench.load("loadtests/savers.py", *arguments, url=server.url).end(by=None)
     assert ended.code == 1
     assert "0 of 4 users are ready" in ended.stderr
@@ -154,7 +156,7 @@ def test_told_to_end_while_the_locustfile_is_read_it_ends_in_order(bench: Bench)
         timeout_s=1
     )
     server = bench.server()
-    process = bench.load(bench.locustfile(text), "--rate", "50", "--users", "4", url=server.url)
+    process = bench.load(bench.locustfile(text), "--arrivals", "50/s", "--users", "4", url=server.url)
     until(reading.exists)
     ended = process.end()
     assert (ended.code, ended.stderr) == (0, "")
@@ -166,7 +168,7 @@ def test_told_to_end_while_users_log_in_it_ends_in_order(bench: Bench, accounts:
     """A service that refuses every log-in for now, and SIGTERM: exit 0, no `ready`, the tries are in the history."""
     assert accounts.exists()
     server = bench.server(lambda _: Reply(status=503))
-    process = bench.load("loadtests/savers.py", "--rate", "50", "--users", "4", url=server.url)
+    process = bench.load("loadtests/savers.py", "--arrivals", "50/s", "--users", "4", url=server.url)
     until(lambda: len(server.requests) >= 4)
     ended = process.end(within_s=3)
     assert ended.code == 0
@@ -178,7 +180,7 @@ def test_wrong_passwords_end_the_load_at_once(bench: Bench, accounts: Path) -> N
     """A refused log-in will not get better by waiting 30 s."""
     assert accounts.exists()
     server = bench.server(lambda _: Reply(status=401, body=b'{"type": "x"}', content_type=PROBLEM))
-    ended = bench.load("loadtests/savers.py", "--rate", "50", "--users", "4", url=server.url).end(by=None)
+    ended = bench.load("loadtests/savers.py", "--arrivals", "50/s", "--users", "4", url=server.url).end(by=None)
     assert ended.code == 1
     assert "cannot log in: http-401" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -94,6 +94,30 @@ def test_contradictions_in_a_fault_are_told(tmp_path: Path, faults: str, told: s
     assert any(told in problem for problem in problems(tmp_path, text))
 
 
+def test_mistakes_in_arrivals_are_told_with_their_lines(tmp_path: Path) -> None:
+    """A misspelt key, a wrong phase and no multiple, each where it stands, with what is known."""
+    text = """\
+title: t
+target: t.yaml
+expect: [{failed: {max: 0}}]
+load:
+  locustfile: experiment.yaml
+  arrivals:
+    rate: 50/s
+    surge: {to: lots, at: fault+5s, fro: 60s}
+    spacing: poison
+"""
+    found = problems(tmp_path, text)
+    expected = [
+        "8: load.arrivals.surge.to: expected a rate such as 300/s, or a multiple such as 10x, got 'lots'",
+        "8: load.arrivals.surge.at: expected one of the phases warmup, baseline, faults, recovery, or a time",
+        "8: load.arrivals.surge.fro: unknown key; did you mean 'for'?",
+        "9: load.arrivals.spacing: unknown value 'poison'; did you mean 'poisson'?",
+    ]
+    assert len(found) == len(expected), "\n".join(found)
+    assert not [start for start in expected if not any(problem.startswith(start) for problem in found)], found
+
+
 def test_locustfile_and_arrivals_go_together(tmp_path: Path) -> None:
     """A load without a rate is a guess."""
     text = "title: t\ntarget: t.yaml\nexpect: [{failed: {max: 0}}]\nload: {locustfile: users.py}\n"

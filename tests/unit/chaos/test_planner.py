@@ -238,3 +238,27 @@ def test_what_expectations_name_has_to_exist(tmp_path: Path) -> None:
         "7: expect.3.ledger.dump: the target has no dump 'ledger'; Known: booking",
         "8: expect.4.exactly_once.dump: the target has no dump 'bookings'; did you mean 'booking'? Known: booking",
     ]
+
+
+LOAD = """\
+load: {{locustfile: experiment.yaml, arrivals: {{rate: 50/s, surge: {{to: 10x, at: {at}, rise: 1s, for: 20s}}}}}}
+"""
+
+
+def test_a_surge_is_planned_from_the_start_of_its_phase(tmp_path: Path) -> None:
+    """Warm-up and baseline last 1 s each: the surge that begins 5 s into the faults is at 7 s; the dry run says so."""
+    text = HEAD + LOAD.format(at="faults+5s") + "faults:\n  - kill: {role: portal}\n"
+    found = plan(read_experiment(write(tmp_path, text)), ROLES, 1)
+    points = [[0.0, 50.0], [7.0, 50.0], [8.0, 500.0], [27.0, 500.0], [27.0, 50.0]]
+    assert found.to_json()["load"]["arrivals"] == {"points": points, "spacing": "even"}
+    assert "50/s, 7 s to 8 s: to 500/s, at 27 s: to 50/s by " in render_plan(found)
+
+
+def test_a_surge_that_does_not_fit_is_told_with_its_line_beside_the_faults_problems(tmp_path: Path) -> None:
+    """The load ends after 33 s; the kill names no role of the target."""
+    text = HEAD + LOAD.format(at="faults+20s") + "faults:\n  - kill: {role: portals}\n"
+    with pytest.raises(ExperimentError) as caught:
+        plan(read_experiment(write(tmp_path, text)), ROLES, 1)
+    told = [str(problem) for problem in caught.value.problems]
+    assert len(told) == 2
+    assert "experiment.yaml:6: load.arrivals.surge: lasts until 42 s, but the load ends after 33 s" in told[0]
