@@ -222,7 +222,6 @@ def test_a_surge_starts_on_schedule_and_every_refusal_of_it_counts(bench: Bench)
     Until 4 s arrive 20 + 105 + 600 + 20 = 745: each has its own intended time, whatever the rate was, and each
     refusal is a failure. That no arrival is lost shows in equal counts.
     """
-
     numbers = itertools.count()
 
     def every_third(_: Request) -> Reply:
