@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
-import asyncpg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 
@@ -26,7 +25,6 @@ _LOOK_EVERY_S: Final = 0.2
 """The business clock may be set forward at any time: an hour may be over sooner than it was to be."""
 _REST_LEAST_S: Final = 0.001
 _REPORT_EVERY_S: Final = 0.5
-_AGAIN_AFTER_S: Final = 1.0
 _HOUR_S: Final = 3600
 _DURATION_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -65,11 +63,6 @@ class AccrualMetrics:
         self.accounts = Counter(
             "savings_accrual_accounts", "Snapshots taken: one for each account and hour.", registry=registry
         )
-        self.failures = Counter(
-            "savings_accrual_failures",
-            "Steps that the database refused; nobody is credited past them.",
-            registry=registry,
-        )
         self.lease_held = Gauge(
             "savings_lease_held", "1 while this process is the active one.", ("lease",), registry=registry
         ).labels(LEASE)
@@ -102,7 +95,7 @@ async def work(service: Service, accounts_at_once: int) -> None:
     """Accrues while the lease is ours, until the process is to stop."""
     metrics = AccrualMetrics(service.registry)
     accrual = Accrual(service.database)
-    lease = Lease(service.database, LEASE, instance=service.instance, log=service.log)
+    lease = Lease(service.database, LEASE, instance=service.instance, log=service.log, refusals=service.refusals)
     metrics.lease_held.set_function(lambda: lease.token is not None)
     # A group, so that one that fails takes the process with it, instead of leaving it idle with a good face.
     async with asyncio.TaskGroup() as group:
@@ -125,13 +118,8 @@ async def _act(
         lease.changed.clear()
         await service.rest(_LOOK_EVERY_S, unless=lease.changed)
         return
-    try:
-        step = await service.ask(lambda: accrual.step(token, accounts_at_once), otherwise=None)
-    except asyncpg.PostgresError as error:
-        metrics.failures.inc()
-        service.log.exception("accrual.refused", sqlstate=error.sqlstate)
-        await service.rest(_AGAIN_AFTER_S)
-        return
+    # What is refused is tried again; nobody is credited past it.
+    step = await service.ask(lambda: accrual.step(token, accounts_at_once), work=LEASE, otherwise=None)
     if step is None:
         await service.rest(_LOOK_EVERY_S)
         return
@@ -145,7 +133,7 @@ async def _act(
 async def _report(service: Service, accrual: Accrual, metrics: AccrualMetrics) -> None:
     """Keeps the gauges true, in the process that waits too: it shows the lag when the active one is gone."""
     while True:
-        progress: Progress | None = await service.ask(accrual.progress, otherwise=None)
+        progress: Progress | None = await service.ask(accrual.progress, work="accrual figures", otherwise=None)
         if progress is not None:
             metrics.show(progress)
         await asyncio.sleep(_REPORT_EVERY_S)

@@ -34,7 +34,7 @@ async def keep_sealed(service: Service) -> None:
         registry=service.registry,
     )
     while not service.stopping.is_set():
-        number = await service.ask(lambda: seal_all(service), otherwise=None)
+        number = await service.ask(lambda: seal_all(service), work="sealing", otherwise=None)
         if number is not None:
             sealed.inc(number)
             newest.set_to_current_time()
@@ -50,7 +50,7 @@ async def keep_verified(service: Service) -> None:
     auditor = _Auditor(service)
     while not service.stopping.is_set():
         started_s = time.monotonic()
-        await service.ask(auditor.look, otherwise=None)
+        await service.ask(auditor.look, work="verifying", otherwise=None)
         await service.rest(max(VERIFY_EVERY_S, (time.monotonic() - started_s) / _SHARE_OF_NEW_MAX))
 
 

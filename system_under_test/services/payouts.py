@@ -10,7 +10,6 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-import asyncpg
 from prometheus_client import Counter, Gauge
 
 from system_under_test.domain.custody import Accepted, Reason, decide
@@ -19,7 +18,6 @@ from system_under_test.storage.custody import CLOSED, PAID, PayoutDesk, Signed
 from system_under_test.storage.lease import Lease
 
 _REST_S: Final = 0.05
-_TROUBLE_S: Final = 0.5
 _FIGURES_EVERY_S: Final = 0.5
 _STATES: Final = ("waiting", "signed", "paid")
 
@@ -45,7 +43,6 @@ class Payouts:
         self._refusals = Counter(
             "savings_payout_refusals", "Signed manifests that were not paid.", ("reason",), registry=registry
         )
-        self._errors = Counter("savings_payout_errors", "Steps that the database refused.", registry=registry)
         self._oldest = Gauge(
             "savings_payout_oldest_unpaid_age_seconds", "Since the oldest unpaid batch was made.", registry=registry
         )
@@ -57,26 +54,16 @@ class Payouts:
     async def run(self) -> None:
         """Takes step after step; runs until cancelled, at any point: what was not answered is found out again."""
         while True:
-            try:
-                rest_s = 0.0 if await self.step() else _REST_S
-            except asyncpg.PostgresError as error:
-                # Nothing was paid; redemptions must be settled all the same, so this is told and tried again.
-                self._errors.inc()
-                self._service.log.exception("payouts.failed", sqlstate=error.sqlstate)
-                rest_s = _TROUBLE_S
+            rest_s = 0.0 if await self.step() else _REST_S
             await asyncio.sleep(rest_s)
 
     async def step(self) -> int:
-        """Does what can be done now, if the lease is ours; gives how many manifests were made and batches paid.
-
-        Raises:
-            asyncpg.PostgresError: the database refused something for a reason of its own.
-        """
+        """Does what can be done now, if the lease is ours; gives how many manifests were made and batches paid."""
         token = self._lease.token
         if token is None:
             self._forget_figures()
             return 0
-        return await self._service.ask(lambda: self._step(token), otherwise=0)
+        return await self._service.ask(lambda: self._step(token), work="payouts", otherwise=0)
 
     async def _step(self, token: int) -> int:
         made = await self._desk.propose(token)

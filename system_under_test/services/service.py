@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
+import asyncpg
 import structlog
 import uvloop
 from aiohttp import web
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from pydantic import Field
 
 from system_under_test.logs import Troubles, configure_logs
+from system_under_test.refusals import Refusals
 from system_under_test.services.http_server import SERVER_OPTIONS
 from system_under_test.settings import DatabaseUrl, Name, PlatformError, Port, Settings
 from system_under_test.storage.database import Database, DatabaseLimits, NotDoneError, OutcomeUnknownError
@@ -49,9 +51,11 @@ class Service:
     """The instance's own folder, for those that keep a key."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     troubles: Troubles = field(init=False)
+    refusals: Refusals = field(init=False)
 
     def __post_init__(self) -> None:
         self.troubles = Troubles(self.log)
+        self.refusals = Refusals(self.log, self.registry)
 
     async def rest(self, seconds: float, *, unless: asyncio.Event | None = None) -> None:
         """Waits `seconds`, or until the process is to stop or `unless` is set."""
@@ -62,16 +66,22 @@ class Service:
             for wait in waits:
                 wait.cancel()
 
-    async def ask(self, question: Callable[[], Awaitable[AnswerT]], *, otherwise: AnswerT) -> AnswerT:
+    async def ask(self, question: Callable[[], Awaitable[AnswerT]], *, work: str, otherwise: AnswerT) -> AnswerT:
         """What `question` gives; `otherwise`, logged, when the database did not do it or did not answer.
 
-        For work that looks at the database anew each time round, so that an unknown outcome is found out by itself.
+        For `work` that looks at the database anew each time round, so that an unknown outcome is found out by itself.
+        What the database refuses is told as `refusals` has it, and `otherwise` comes after a pause.
         """
         try:
-            return await question()
+            answer = await question()
         except (NotDoneError, OutcomeUnknownError) as error:
             self.failed(error)
             return otherwise
+        except asyncpg.PostgresError as error:
+            await self.rest(self.refusals.refused(work, error))
+            return otherwise
+        self.refusals.answered(work)
+        return answer
 
     def failed(self, error: NotDoneError | OutcomeUnknownError) -> None:
         """Logs what the database did not do or did not answer, unless it is what was logged just before."""
@@ -137,7 +147,9 @@ async def _run(settings: ServiceSettings, work: Work, pool_size: int, parts: Par
 
 
 def _application(service: Service, version: str) -> web.Application:
-    ready = Gauge("savings_service_ready", "1 while the database answers.", registry=service.registry)
+    ready = Gauge(
+        "savings_service_ready", "1 while the database answers and refuses no work.", registry=service.registry
+    )
     build = Gauge("savings_build_info", "1 for the running version.", ("version",), registry=service.registry)
     build.labels(version).set(1)
 
@@ -147,10 +159,12 @@ def _application(service: Service, version: str) -> web.Application:
     async def readiness(_request: web.Request) -> web.Response:
         if not service.database.ready:
             return web.json_response({"status": "not-ready"}, status=503)
+        if service.refusals.stuck:
+            return web.json_response({"status": "stuck", "work": service.refusals.stuck}, status=503)
         return web.json_response({"status": "ready"})
 
     async def metrics(_request: web.Request) -> web.Response:
-        ready.set(service.database.ready)
+        ready.set(service.database.ready and not service.refusals.stuck)
         return web.Response(body=generate_latest(service.registry), headers={"Content-Type": METRICS_TYPE})
 
     application = web.Application(client_max_size=BODY_BYTES_MAX)

@@ -126,7 +126,7 @@ class Settler:
     async def _round(self, token: int) -> float:
         """Decides one chunk and gives how long to rest; what failed is found out by asking again."""
         try:
-            return await self._settle(token)
+            rest_s = await self._settle(token)
         except FencedError as error:
             self._metrics.errors.labels("fenced").inc()
             self._service.log.warning("settlement.fenced", token=token, problem=str(error))
@@ -137,7 +137,10 @@ class Settler:
             if str(error.sqlstate).startswith(_DATA_ERRORS):
                 return await self._narrow(token, error)
             self._metrics.errors.labels("other").inc()
-            self._service.log.exception("settlement.failed", sqlstate=error.sqlstate)
+            return self._service.refusals.refused(LEASE, error)
+        else:
+            self._service.refusals.answered(LEASE)
+            return rest_s
         return _TROUBLE_S
 
     async def _settle(self, token: int) -> float:
@@ -162,12 +165,14 @@ class Settler:
         if not self._bisection.alone:
             self._bisection = self._bisection.failed()
             return 0.0
-        state = await self._service.ask(self._redemptions.state, otherwise=None)
+        state = await self._service.ask(self._redemptions.state, work="parking", otherwise=None)
         if state is None:
             return _TROUBLE_S
         seq = state.decided + 1
         reason = f"undecidable: {error.sqlstate} {error}"
-        parked = await self._service.ask(lambda: self._redemptions.park(token, seq, reason), otherwise=False)
+        parked = await self._service.ask(
+            lambda: self._redemptions.park(token, seq, reason), work="parking", otherwise=False
+        )
         if not parked:
             return _TROUBLE_S
         self._service.log.error("redemption.parked", seq=seq, reason=reason)
@@ -180,7 +185,7 @@ async def observe(service: Service, metrics: SettlementMetrics) -> None:
     """Keeps the gauges of the queue up to date; runs until cancelled."""
     redemptions = Redemptions(service.database)
     while True:
-        state = await service.ask(redemptions.state, otherwise=None)
+        state = await service.ask(redemptions.state, work="queue figures", otherwise=None)
         if state is not None:
             metrics.observe(state)
         await asyncio.sleep(_OBSERVE_EVERY_S)
@@ -196,7 +201,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     settings = read_settings(SettlementSettings, environment)
 
     async def work(service: Service) -> None:
-        lease = Lease(service.database, LEASE, instance=service.instance, log=service.log)
+        lease = Lease(service.database, LEASE, instance=service.instance, log=service.log, refusals=service.refusals)
         metrics = SettlementMetrics(service.registry)
         settler = Settler(service, lease, metrics, chunk=settings.chunk)
         payouts = Payouts(service, lease)

@@ -7,17 +7,17 @@ nothing but read what is to be signed and store a signature in its own name. The
 in `signer.key` of the data folder, and leaves the process in no log, metric or statement.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import asyncpg
 from prometheus_client import Counter, Gauge
 from pydantic import Field
 
 from system_under_test.domain import signatures
-from system_under_test.domain.custody import objection
+from system_under_test.domain.custody import LIFETIME_MAX, objection
 from system_under_test.services.service import Service, ServiceSettings, run_service
 from system_under_test.settings import Arguments, ExistingFolder, read_settings
 from system_under_test.storage.custody import CURRENT, STORED, Pending, SignerDesk
@@ -25,8 +25,7 @@ from system_under_test.storage.key_file import open_key
 
 KEY_FILE: Final = "signer.key"
 _IDLE_S: Final = 0.1
-_TROUBLE_S: Final = 1.0
-_STANDING_EVERY: Final = timedelta(seconds=2)
+_STANDING_EVERY_S: Final = 2.0
 _AT_ONCE: Final = 4
 """Manifests pulled at once: a full one brings 5,000 entries."""
 _STANDINGS: Final = {
@@ -57,17 +56,30 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 class Signer:
-    """Signs what it has nothing against; `work` runs until the service is to stop."""
+    """Signs what it has nothing against; `work` runs until the service is to stop.
 
-    def __init__(self, service: Service, private_key: bytes) -> None:
+    The wall clock only says whether a manifest is good now. It may be set, back too: how long something is to last is
+    counted on the steady one.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        private_key: bytes,
+        *,
+        wall: Callable[[], datetime] = lambda: datetime.now(tz=UTC),
+        steady_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._service = service
         self._desk = SignerDesk(service.database)
         self._private_key = private_key
         self._public_key = signatures.public_key(private_key)
         self._standing = ""
-        self._asked_at = datetime.min.replace(tzinfo=UTC)
-        # Objected to, until it expires: neither looked at again nor in the way of others.
-        self._set_aside: dict[bytes, datetime] = {}
+        self._wall = wall
+        self._steady_s = steady_s
+        self._asked_s = -float("inf")
+        # Objected to, for as long as any manifest lasts: neither looked at again nor in the way of others.
+        self._set_aside: dict[bytes, float] = {}
         registry = service.registry
         self._signed = Counter("savings_signer_signatures", "Signatures stored.", registry=registry)
         self._objections = Counter("savings_signer_objections", "Manifests not signed.", registry=registry)
@@ -76,31 +88,25 @@ class Signer:
     async def work(self) -> None:
         """Looks for manifests ten times a second; without a pause while there are some."""
         while not self._service.stopping.is_set():
-            try:
-                rest_s = 0.0 if await self._service.ask(self._round, otherwise=0) else _IDLE_S
-            except asyncpg.PostgresError as error:
-                # Such as a schema that is not there yet: nothing was signed, and a signer does not give up.
-                self._service.log.exception("signer.failed", sqlstate=error.sqlstate)
-                rest_s = _TROUBLE_S
-            if rest_s:
-                await self._service.rest(rest_s)
+            if not await self._service.ask(self._round, work="signing", otherwise=0):
+                await self._service.rest(_IDLE_S)
 
     async def _round(self) -> int:
-        now = datetime.now(tz=UTC)
-        await self._look_after_key(now)
+        now_s = self._steady_s()
+        await self._look_after_key(now_s)
         if self._standing != CURRENT:
             return 0
-        self._set_aside = {nonce: until for nonce, until in self._set_aside.items() if until > now}
+        self._set_aside = {nonce: until_s for nonce, until_s in self._set_aside.items() if until_s > now_s}
         signed = 0
         for pending in await self._desk.pending(_AT_ONCE, set_aside=tuple(self._set_aside)):
             signed += await self._consider(pending)
         return signed
 
-    async def _look_after_key(self, now: datetime) -> None:
-        if now - self._asked_at < _STANDING_EVERY and self._standing:
+    async def _look_after_key(self, now_s: float) -> None:
+        if now_s - self._asked_s < _STANDING_EVERY_S and self._standing:
             return
         standing = await self._desk.enrol(self._public_key)
-        self._asked_at = now
+        self._asked_s = now_s
         if standing != self._standing:
             self._standing = standing
             self._current.set(standing == CURRENT)
@@ -114,10 +120,10 @@ class Signer:
             pending.canonical,
             pending.entries,
             policy_version=pending.policy_version,
-            now=datetime.now(tz=UTC),
+            now=self._wall(),
         )
         if problem is not None:
-            self._set_aside[manifest.nonce] = manifest.expires_at
+            self._set_aside[manifest.nonce] = self._steady_s() + LIFETIME_MAX.total_seconds()
             self._objections.inc()
             log.error("manifest.objection", batch=manifest.batch, nonce=manifest.nonce.hex(), problem=problem)
             return 0

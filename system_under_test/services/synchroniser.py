@@ -64,14 +64,14 @@ async def keep_synchronised(service: Service) -> None:
     last: Progress | None = None
     forgotten_s = -float("inf")
     while not service.stopping.is_set():
-        progress = await service.ask(lambda: _step(service), otherwise=None)
+        progress = await service.ask(lambda: _step(service), work="synchronising", otherwise=None)
         if progress is not None:
             metrics.show(progress)
             _report(service, progress, last)
             last = progress
         if time.monotonic() - forgotten_s >= _FORGET_EVERY_S:
             forgotten_s = time.monotonic()
-            await service.ask(lambda: _forget(service), otherwise=None)
+            await service.ask(lambda: _forget(service), work="forgetting", otherwise=None)
         if progress is None or progress.synchronised < CHUNK:
             await service.rest(_LOOK_EVERY_S)
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+import asyncpg
 from prometheus_client import Counter, Gauge
 
 from system_under_test.domain.windows import Change, Facts, Stage, Step, Verdict, advance
@@ -71,7 +72,7 @@ class Verification:
             if self._tries:
                 await self._service.rest(_VERIFY_AGAIN_S[min(self._tries, len(_VERIFY_AGAIN_S)) - 1])
             self._tries += 1
-            found = await self._service.ask(self._try, otherwise=None)
+            found = await self._service.ask(self._try, work="window verification", otherwise=None)
             self._runs.labels("unfinished" if found is None else "passed" if found.passed else "failed").inc()
             if found is not None:
                 self.newest = found
@@ -85,7 +86,7 @@ class Verification:
         try:
             async with asyncio.timeout(_VERIFY_WITHIN_S):
                 return await self._verify()
-        except (NotDoneError, OutcomeUnknownError):
+        except (NotDoneError, OutcomeUnknownError, asyncpg.PostgresError):
             raise
         except TimeoutError:
             self._service.log.warning("window.verification_too_slow", seconds=_VERIFY_WITHIN_S)
@@ -133,17 +134,17 @@ class WindowDriver:
         ticks = 0
         try:
             while not self._service.stopping.is_set():
-                await self._try(partial(self.tick, notices=ticks % _NOTICES_EVERY_TICKS == 0))
+                await self._try("windows", partial(self.tick, notices=ticks % _NOTICES_EVERY_TICKS == 0))
                 if ticks % _PACE_EVERY_TICKS == 0:
-                    await self._try(self._windows.measure_pace)
+                    await self._try("settlement pace", self._windows.measure_pace)
                 ticks += 1
                 await self._service.rest(_TICK_S)
         finally:
             await self._verification.end()
 
-    async def _try(self, work: Callable[[], Awaitable[object]]) -> None:
+    async def _try(self, work: str, question: Callable[[], Awaitable[object]]) -> None:
         try:
-            await self._service.ask(work, otherwise=None)
+            await self._service.ask(question, work=work, otherwise=None)
         except Exception:
             # A window that is under way has to go on as soon as it can; who watches sees the number grow.
             self._errors.inc()

@@ -44,7 +44,7 @@ _HOURS_AT_ONCE: Final = 6
 _TOLD_MAX: Final = 3
 _PROGRESS: Final = ("head", "batch", "decided", "accrued_to", "paid_to")
 """How far everything has come: while all of it stays, nothing is new."""
-_RECORD: Final = "select record_reconciliation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+_RECORD: Final = f"select record_reconciliation({', '.join(f'${n}' for n in range(1, 18))})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ async def reconcile(service: Verifier, *, full: bool, anew: bool = False) -> Rec
         number=1 if newest is None else newest.number + 1,
         full=whole,
         passed=not problems,
-        **{name: moment[name] for name in (*_PROGRESS, "batch_hash")},
+        **{name: moment[name] for name in (*_PROGRESS, "batch_hash", "stage_changes")},
         problems=json.dumps([dataclasses.asdict(problem) for problem in problems], separators=(",", ":")),
         took_s=time.monotonic() - started_s,
         recorded_at=moment["wall"],

@@ -28,8 +28,8 @@ KEY_FILE: Final = "reconciliation.key"
 ANCHOR_FILE: Final = "reconciliation.anchor"
 BEGINNING: Final = bytes(32)
 """What the first record follows."""
-_PREFIX: Final = b"savings reconciliation, 1\0"
-_FIXED: Final = struct.Struct(">q??qq32sqqq32sdq32s32s")
+_PREFIX: Final = b"savings reconciliation, 2\0"
+_FIXED: Final = struct.Struct(">q??qq32sqqqq32sdq32s32s")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NO_TIME: Final = -(1 << 63)
@@ -49,6 +49,7 @@ class Record:
     decided: int
     accrued_to: datetime | None
     paid_to: int
+    stage_changes: int
     problems: str
     took_s: float
     recorded_at: datetime
@@ -62,6 +63,7 @@ class Record:
         return _PREFIX + _FIXED.pack(
             *(self.number, self.full, self.passed, self.head, self.batch, self.batch_hash),
             *(self.decided, _NO_TIME if self.accrued_to is None else _microseconds(self.accrued_to), self.paid_to),
+            self.stage_changes,
             hashlib.sha256(self.problems.encode()).digest(),
             *(self.took_s, _microseconds(self.recorded_at), self.previous, self.public_key),
         )

@@ -43,7 +43,8 @@ from payout_progress p, settlement s
 SEALED: Final = "select coalesce((select max(last_seq) from sealed_batch), 0) >= (select max(seq) from transfer)"
 
 _HOLD: Final = """
-update lease set holder = 'bench', token = token + 1, expires_at = clock_timestamp() + interval '1 hour'
+update lease
+set holder = 'bench', token = token + 1, lasts = interval '1 hour', expires_at = clock_timestamp() + interval '1 hour'
 where name = 'settlement'
 """
 _LET_GO: Final = "update lease set expires_at = clock_timestamp() where name = 'settlement'"

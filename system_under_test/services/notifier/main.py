@@ -97,7 +97,9 @@ async def _work(service: Service, settings: NotifierSettings) -> None:
 
 async def _show_states(service: Service, metrics: NotifierMetrics) -> None:
     while not service.stopping.is_set():
-        states = await service.ask(lambda: service.database.row("select * from notice_states()"), otherwise=None)
+        states = await service.ask(
+            lambda: service.database.row("select * from notice_states()"), work="notice figures", otherwise=None
+        )
         if states is not None:
             metrics.show(states)
         await service.rest(_STATES_EVERY_S)

@@ -16,6 +16,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+import asyncpg
+
 from system_under_test.domain.notices import connections_for, retry_after_s
 from system_under_test.services.notifier.channel import Channel, Claim, Outcome, ProviderError, Reason, Result
 from system_under_test.services.notifier.line import Line
@@ -38,6 +40,7 @@ class Sender:
         self, service: Service, channel: Channel, outbox: Outbox, metrics: NotifierMetrics, *, connections: int
     ) -> None:
         self._service = service
+        self._work = f"notices by {channel.name}"
         self._channel = channel
         self._outbox = outbox
         self._metrics = metrics
@@ -70,7 +73,7 @@ class Sender:
 
     async def _lines_wanted(self) -> Sequence[Line]:
         most = len(self._lines)
-        due = await self._service.ask(lambda: self._outbox.due(most * BATCH), otherwise=0)
+        due = await self._service.ask(lambda: self._outbox.due(most * BATCH), work=self._work, otherwise=0)
         return self._lines[: connections_for(due, batch=BATCH, most=most)]
 
     async def _use(self, line: Line) -> ProviderError | None:
@@ -93,7 +96,9 @@ class Sender:
 
     async def _send_batches(self, line: Line) -> ProviderError | None:
         while not self._service.stopping.is_set():
-            batch = await self._service.ask(lambda: self._outbox.claim(BATCH), otherwise=None)
+            batch = await self._service.ask(
+                lambda: self._outbox.claim(BATCH), work=f"{self._work} claims", otherwise=None
+            )
             if batch is None or not batch.claims:
                 return None
             sent = await self._in_thread(partial(line.send, batch.claims, until_s=batch.until_s))
@@ -114,16 +119,21 @@ class Sender:
 
     async def _insist(self, record: Callable[[], Awaitable[Any]]) -> None:
         """Records, however long the database is away: what is forgotten is sent again when its claim has run out."""
+        work = f"{self._work} recorded"
         while True:
+            pause_s = LOOK_EVERY_S
             try:
                 await record()
             except (NotDoneError, OutcomeUnknownError) as error:
                 self._service.log.warning("notices.not_recorded", problem=str(error))
+            except asyncpg.PostgresError as error:
+                pause_s = self._service.refusals.refused(work, error)
             else:
+                self._service.refusals.answered(work)
                 return
             if self._service.stopping.is_set():
                 return
-            await self._service.rest(LOOK_EVERY_S)
+            await self._service.rest(pause_s)
 
     def _count(self, failed: Sequence[tuple[Claim, Outcome]]) -> None:
         """Counts the failures, and logs how many there were of each reason, with one as an example."""

@@ -1,6 +1,27 @@
 -- Business time: what customers and the calendar go by. It is piecewise linear in wall time and never runs backwards;
 -- an operator changes it by adding a piece that begins now.
 
+-- What is done by one after the other, whoever does it. Its turn is a row's lock, kept until the transaction ends: only
+-- the owner's functions can lock these rows, whereas the keys of advisory locks can be taken, and kept, by any role.
+create table turn (name text primary key);
+insert into turn (name) values
+    ('business_clock'), ('accrual_hour'), ('maintenance_window'), ('sealed_batch'), ('reconciliation');
+
+-- Waits for the turn and takes it: as the only one, or, `p_shared`, beside others who share it.
+create function take_turn(p_name text, p_shared boolean default false) returns void
+language plpgsql volatile set search_path = public, pg_temp as $$
+begin
+    if p_shared then
+        perform from turn t where t.name = p_name for key share;
+    else
+        perform from turn t where t.name = p_name for update;
+    end if;
+    if not found then
+        raise exception 'there is no turn called %', p_name using errcode = 'no_data_found';
+    end if;
+end
+$$;
+
 create table business_clock (
     wall timestamptz primary key,
     business timestamptz not null,
@@ -50,7 +71,7 @@ declare
     v_last business_clock;
     v_now timestamptz;
 begin
-    perform pg_advisory_xact_lock(hashtext('business_clock'));
+    perform take_turn('business_clock');
     select * into v_last from business_clock order by wall desc limit 1;
     v_wall := greatest(clock_timestamp(), v_last.wall + interval '1 microsecond');
     v_now := coalesce(business_time(v_wall), v_wall);

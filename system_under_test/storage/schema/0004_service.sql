@@ -10,6 +10,8 @@ create table service_state (
     gate_reason text not null default '',
     -- Counts the reopenings; a session is synchronised when it has the current one.
     epoch bigint not null default 0,
+    -- Counts the changes of stage: an order that no clock can turn round.
+    stage_changes bigint not null default 0,
     changed_at timestamptz not null default clock_timestamp()
 );
 insert into service_state default values;
@@ -28,14 +30,27 @@ $$;
 
 -- One active process of several: the holder of an unexpired lease. The token grows with every change of holder, and
 -- every effect names the token it acts under; a process that was frozen past its lease acts with an old one.
+--
+-- Times decide who tries, never whether an effect is one's own: whoever takes a lease early, because a clock was wrong,
+-- takes it with a new token, under the lock of the row that every effect shares. So the wall clock may be set. Forward,
+-- a lease ends early. Back, a lease that seems to last longer than it was given for is over (lease_is_free): a holder
+-- that lives renews it or gets the next token, one that is dead keeps the others waiting for one lease's length, not for
+-- as long as the clock was set back.
 create table lease (
     name text primary key,
     holder text not null,
     token bigint not null,
+    lasts interval not null,
     expires_at timestamptz not null
 );
-insert into lease (name, holder, token, expires_at)
-    select name, '', 0, '-infinity' from unnest(array['accrual', 'settlement']) as named (name);
+insert into lease (name, holder, token, lasts, expires_at)
+    select name, '', 0, '0', '-infinity' from unnest(array['accrual', 'settlement']) as named (name);
+
+-- Whether another than its holder may take the lease.
+create function lease_is_free(p_lease lease) returns boolean
+language sql volatile set search_path = public, pg_temp as $$
+    select p_lease.expires_at not between clock_timestamp() and clock_timestamp() + p_lease.lasts
+$$;
 
 -- A lease is for the role of its name: accrual can never settle.
 create function refuse_foreign_lease(p_name text) returns void
@@ -57,8 +72,9 @@ begin
     update lease
     set holder = p_holder,
         token = case when holder = p_holder and expires_at > clock_timestamp() then token else token + 1 end,
+        lasts = make_interval(secs => p_seconds),
         expires_at = clock_timestamp() + make_interval(secs => p_seconds)
-    where name = p_name and (holder = p_holder or expires_at <= clock_timestamp())
+    where name = p_name and (holder = p_holder or lease_is_free(lease))
     returning token into v_token;
     return v_token;
 end
@@ -69,7 +85,7 @@ create function release_lease(p_name text, p_token bigint) returns void
 language plpgsql security definer set search_path = public, pg_temp as $$
 begin
     perform refuse_foreign_lease(p_name);
-    update lease set expires_at = clock_timestamp() where name = p_name and token = p_token;
+    update lease set expires_at = '-infinity' where name = p_name and token = p_token;
 end
 $$;
 

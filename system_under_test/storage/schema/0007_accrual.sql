@@ -38,12 +38,12 @@ create trigger accrual_snapshot_is_append_only before update or delete or trunca
 create trigger accrual_hour_is_permanent before delete or truncate on accrual_hour
     for each statement execute function refuse_change();
 
--- Held shared by whoever opens accounts or changes rates, and alone by whoever begins an hour: what was dated before
--- the hour's end is committed, and visible to all of its chunks, before the first of them.
+-- The turn is shared by whoever opens accounts or changes rates, and taken alone by whoever begins an hour: what was dated
+-- before the hour's end is committed, and visible to all of its chunks, before the first of them.
 create function await_accrual_hour() returns trigger
 language plpgsql set search_path = public, pg_temp as $$
 begin
-    perform pg_advisory_xact_lock_shared(hashtext('accrual_hour'));
+    perform take_turn('accrual_hour', p_shared => true);
     return null;
 end
 $$;
@@ -95,7 +95,7 @@ declare
     v_hour timestamptz := next_accrual_hour();
 begin
     if business_now() >= v_hour + interval '1 hour' then
-        perform pg_advisory_xact_lock(hashtext('accrual_hour'));
+        perform take_turn('accrual_hour');
         perform require_lease('accrual', p_token);
         -- Another may have begun it meanwhile, or the hour before it while we looked for what there is to do.
         if v_hour = next_accrual_hour()

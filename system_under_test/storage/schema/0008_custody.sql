@@ -343,6 +343,13 @@ begin
 end
 $$;
 
+-- Whether nobody can sign or pay a manifest any more. One that was made in the future was made before the wall clock was
+-- set back: no signer signs it, and it would seem good for as long as that.
+create function is_over(p_manifest manifest) returns boolean
+language sql volatile set search_path = public, pg_temp as $$
+    select clock_timestamp() not between p_manifest.created_at and p_manifest.expires_at
+$$;
+
 -- Gathers settled redemptions into a batch of at most 5,000, one a call, and gives every unpaid batch a manifest that
 -- can still be signed; gives the number of manifests made. A batch that is not full waits until the one before it is
 -- half a second old, because the last of a long queue should not wait longer, and paid; at most eight of a wallet wait
@@ -361,7 +368,7 @@ begin
     perform from payout_progress p, settlement s where p.considered < s.decided;
     if not found then
         perform from manifest m
-            where m.status = 'pending' and (m.expires_at <= clock_timestamp() or m.policy_version <> v_version);
+            where m.status = 'pending' and (is_over(m) or m.policy_version <> v_version);
         if not found then
             return 0;
         end if;
@@ -377,8 +384,8 @@ begin
         with closed as (
             update manifest m
             set status = 'refused', closed_at = clock_timestamp(),
-                reason = case when m.expires_at <= clock_timestamp() then 'expired' else 'policy' end
-            where m.status = 'pending' and (m.expires_at <= clock_timestamp() or m.policy_version <> v_version)
+                reason = case when is_over(m) then 'expired' else 'policy' end
+            where m.status = 'pending' and (is_over(m) or m.policy_version <> v_version)
             returning m.batch
         )
         select b.* from closed c join payout_batch b on b.number = c.batch where b.transfer is null order by b.number
@@ -397,7 +404,7 @@ begin
         select * into v_list
             from payout_digest(v_progress.wallet, v_progress.considered + 1, v_decided, 5000);
         continue when v_list.count between 1 and 4999
-            and v_progress.proposed_at > clock_timestamp() - interval '500 milliseconds';
+            and v_progress.proposed_at between clock_timestamp() - interval '500 milliseconds' and clock_timestamp();
         update payout_progress
             set considered = case when v_list.count = 5000 then v_list.last_seq else v_decided end,
                 proposed_at = case when v_list.count > 0 then clock_timestamp() else proposed_at end
@@ -573,7 +580,7 @@ $$;
 revoke all on function
     payout_list(text, bigint, bigint, integer), payout_digest(text, bigint, bigint, integer), manifest_bytes(manifest),
     current_policy(), new_policy(text), revoke_signer(text), rotate_signer(text), set_custody_policy(integer, interval),
-    own_signer(), make_manifest(payout_batch), guard_custody()
+    own_signer(), make_manifest(payout_batch), is_over(manifest), guard_custody()
     from public;
 grant execute on function
     enrol_key(bytea), pending_manifests(integer, bytea[]), sign_manifest(bigint, bytea, bytea, bytea)

@@ -83,12 +83,6 @@ language sql immutable set search_path = public, pg_temp as $$
         ('draining', 'overrun', 'draining'), ('closed', 'overrun', 'closed'), ('verifying', 'overrun', 'verifying'))
 $$;
 
--- Windows are changed one change after the other, by whomever.
-create function lock_windows() returns void
-language sql volatile set search_path = public, pg_temp as $$
-    select pg_advisory_xact_lock(hashtext('maintenance_window'))
-$$;
-
 create function record_window_event(p_window maintenance_window, p_change text) returns void
 language sql volatile set search_path = public, pg_temp as $$
     insert into window_event
@@ -131,7 +125,8 @@ begin
     perform record_window_event(v_after, p_change);
     if v_entered and p_stage in ('draining', 'closed', 'verifying', 'open') then
         update service_state s
-        set stage = p_stage, epoch = s.epoch + (p_stage = 'open')::integer, changed_at = clock_timestamp();
+        set stage = p_stage, epoch = s.epoch + (p_stage = 'open')::integer, stage_changes = s.stage_changes + 1,
+            changed_at = clock_timestamp();
     end if;
     -- A window is for machines to be worked on: business time runs at a rate at which they can drain and be verified.
     if p_change = 'draining' and (select c.rate from business_clock c order by c.wall desc limit 1) > 60 then
@@ -202,18 +197,20 @@ returns boolean
 language plpgsql volatile security definer set search_path = public, pg_temp as $$
 declare
     v_window maintenance_window;
+    v_stage_changes bigint;
 begin
-    perform lock_windows();
+    perform take_turn('maintenance_window');
     select * into v_window from maintenance_window w where w.id = p_window and w.version = p_version;
     if not found then
         return false;
     end if;
     if p_stage = 'open' then
         -- Held until the end, so that no check that fails meanwhile is overlooked.
-        perform from service_state s where s.gate = 'open' for update;
+        select s.stage_changes into v_stage_changes from service_state s where s.gate = 'open' for update;
+        -- The ledger was looked at since verifying began, whatever the clock has said since.
         if not found or p_verified_head is null or p_verified_head < v_window.verify_head or not exists (
             select from reconciliation r
-            where r.passed and r."full" and r.head >= v_window.verify_head and r.recorded_at >= v_window.entered_at)
+            where r.passed and r."full" and r.head >= v_window.verify_head and r.stage_changes = v_stage_changes)
         then
             return false;
         end if;
@@ -237,7 +234,7 @@ declare
     v_end timestamptz := p_start + make_interval(mins => p_minutes);
     v_after maintenance_window;
 begin
-    perform lock_windows();
+    perform take_turn('maintenance_window');
     select t.outcome, t.window_id, t.starts_at into schedule_window.outcome, schedule_window.window_id, schedule_window.starts_at
     from check_window_time(null, p_start, v_end, p_lead) t;
     if outcome is null then
@@ -277,7 +274,7 @@ declare
     v_window maintenance_window;
     v_end timestamptz;
 begin
-    perform lock_windows();
+    perform take_turn('maintenance_window');
     select * into v_window from maintenance_window w where w.id = p_window;
     v_end := p_start + coalesce(make_interval(mins => p_minutes), v_window.planned_end - v_window.planned_start);
     if v_window.id is null or v_window.stage not in ('scheduled', 'noticed') then
@@ -302,7 +299,7 @@ language plpgsql volatile security definer set search_path = public, pg_temp as 
 declare
     v_window maintenance_window;
 begin
-    perform lock_windows();
+    perform take_turn('maintenance_window');
     select * into v_window from maintenance_window w where w.id = p_window;
     if not found then
         return 'unknown';
@@ -321,7 +318,7 @@ language plpgsql volatile security definer set search_path = public, pg_temp as 
 declare
     v_window maintenance_window;
 begin
-    perform lock_windows();
+    perform take_turn('maintenance_window');
     select * into v_window from maintenance_window w where w.id = p_window;
     if not found then
         return 'unknown';
@@ -365,7 +362,7 @@ create function forward_business_clock(p_business timestamptz, p_rate double pre
 returns table (outcome text, business_at timestamptz)
 language plpgsql volatile security definer set search_path = public, pg_temp as $$
 begin
-    perform lock_windows();
+    perform take_turn('maintenance_window');
     if p_rate > 60 and exists (select from service_state s where s.stage <> 'open') then
         return query select 'window_under_way', business_now();
         return;

@@ -68,8 +68,16 @@ declare
     v_new sealed_batch;
     v_over xid8;
 begin
+    -- Asked several times a second: no lock is written while there is nothing to do.
+    select b.to_transaction, b.to_seq into v_new.from_transaction, v_new.from_seq
+        from sealed_batch b order by b.number desc limit 1;
+    perform from transfer t
+        where (t.transaction_id, t.seq) >= (coalesce(v_new.from_transaction, '0'), coalesce(v_new.from_seq, 0)) limit 1;
+    if not found then
+        return 0;
+    end if;
     -- In a statement of its own: the next one must see what another sealer has committed meanwhile.
-    perform pg_advisory_xact_lock(hashtext('sealed_batch'));
+    perform take_turn('sealed_batch');
     select b.number, b.to_transaction, b.to_seq, b.hash
         into v_new.number, v_new.from_transaction, v_new.from_seq, v_new.previous_hash
         from sealed_batch b order by b.number desc limit 1;
@@ -558,6 +566,8 @@ create table reconciliation (
     accrued_to timestamptz,
     -- Every batch of payouts up to this one was paid.
     paid_to bigint not null,
+    -- How often the service had changed its stage: tells what was seen in a stage from what was seen before it.
+    stage_changes bigint not null,
     problems json not null,
     took_s double precision not null,
     recorded_at timestamptz not null,
@@ -573,14 +583,14 @@ create trigger reconciliation_is_append_only before update or delete or truncate
 -- The ledger as of now: its newest transfer, its newest sealed batch, and the time.
 create function ledger_moment()
 returns table (head bigint, batch bigint, batch_hash bytea, decided bigint, accrued_to timestamptz, paid_to bigint,
-               wall timestamptz)
+               stage_changes bigint, wall timestamptz)
 language sql stable security definer set search_path = public, pg_temp as $$
     select (select coalesce(max(t.seq), 0) from transfer t), coalesce(b.number, 0),
            coalesce(b.hash, chain_beginning()), (select s.decided from settlement s),
            (select max(h.hour) from accrual_hour h where h.finished_at is not null),
            coalesce((select min(p.number) - 1 from payout_batch p where p.transfer is null),
                     (select max(p.number) from payout_batch p), 0),
-           clock_timestamp()
+           (select s.stage_changes from service_state s), clock_timestamp()
     from (values (1)) as one
     left join lateral (select s.number, s.hash from sealed_batch s order by s.number desc limit 1) b on true
 $$;
@@ -613,12 +623,12 @@ $$;
 -- it. It has to follow the newest one: what was recorded meanwhile may have failed, and is not to be passed over.
 create function record_reconciliation(
     p_number bigint, p_full boolean, p_passed boolean, p_head bigint, p_batch bigint, p_batch_hash bytea,
-    p_decided bigint, p_accrued_to timestamptz, p_paid_to bigint, p_problems text, p_took_s double precision,
-    p_recorded_at timestamptz, p_previous bytea, p_public_key bytea, p_signature bytea, p_reason text)
+    p_decided bigint, p_accrued_to timestamptz, p_paid_to bigint, p_stage_changes bigint, p_problems text,
+    p_took_s double precision, p_recorded_at timestamptz, p_previous bytea, p_public_key bytea, p_signature bytea, p_reason text)
 returns void
 language plpgsql security definer set search_path = public, pg_temp as $$
 begin
-    perform pg_advisory_xact_lock(hashtext('reconciliation'));
+    perform take_turn('reconciliation');
     if p_number <> (select coalesce(max(r.number), 0) + 1 from reconciliation r) then
         raise exception 'reconciliation % does not follow the newest one', p_number using errcode = 'unique_violation';
     end if;
@@ -628,8 +638,8 @@ begin
             using errcode = 'insufficient_privilege';
     end if;
     insert into reconciliation values (
-        p_number, p_full, p_passed, p_head, p_batch, p_batch_hash, p_decided, p_accrued_to, p_paid_to, p_problems::json,
-        p_took_s, p_recorded_at, p_previous, p_public_key, p_signature);
+        p_number, p_full, p_passed, p_head, p_batch, p_batch_hash, p_decided, p_accrued_to, p_paid_to, p_stage_changes,
+        p_problems::json, p_took_s, p_recorded_at, p_previous, p_public_key, p_signature);
     if not p_passed then
         update service_state set gate = 'shut', gate_reason = p_reason, changed_at = clock_timestamp()
             where (gate, gate_reason) <> ('shut', p_reason);
@@ -652,7 +662,7 @@ grant execute on function
     check_snapshots(timestamptz, timestamptz), check_hours(),
     enrol_reconciliation_key(bytea), ledger_moment(), batch_end(bigint), sealed_hash(bigint),
     read_reconciliations(bigint, integer), newest_reconciliation(boolean), service_stage(),
-    record_reconciliation(bigint, boolean, boolean, bigint, bigint, bytea, bigint, timestamptz, bigint, text,
+    record_reconciliation(bigint, boolean, boolean, bigint, bigint, bytea, bigint, timestamptz, bigint, bigint, text,
         double precision, timestamptz, bytea, bytea, bytea, text)
     to savings_maintenance;
 grant select on sealed_batch, reconciliation, reconciliation_key to savings_auditor;

@@ -166,7 +166,7 @@ async def settlement_of(room: Room) -> AsyncIterator[Settlement]:
         on_change=lambda _ready, _problem: None,
     )
     service = Service(instance="settlement-in-test", log=log, database=database, registry=CollectorRegistry())
-    lease = Lease(database, "settlement", instance="test", log=log)
+    lease = Lease(database, "settlement", instance="test", log=log, refusals=service.refusals)
     tasks = [asyncio.create_task(database.keep_connected())]
     try:
         await until(_given(lambda: database.ready), bool)

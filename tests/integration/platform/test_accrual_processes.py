@@ -207,7 +207,7 @@ async def test_both_processes_tell_how_far_interest_is(books: Books, pair: list[
     for name, more in (
         ("savings_accrual_accounts_total", 5 * _ACCOUNTS),
         ("savings_accrual_hour_duration_seconds_count", 5),
-        ("savings_accrual_failures_total", 0),
+        ('savings_work_stuck{work="accrual figures"}', 0),
     ):
         assert sum(now[name] - then[name] for then, now in zip(before, after, strict=True)) == more
 

@@ -362,7 +362,7 @@ async def test_only_those_whose_duty_it_is_may_change_windows_and_the_clock(oper
         "finish": "select finish_window_work(1, 'r')",
         "clock": "select forward_business_clock(now(), 1)",
         "clock itself": "select set_business_clock(now(), 1)",
-        "inner change": "select lock_windows()",
+        "inner change": "select take_turn('maintenance_window')",
         "state": "update service_state set stage = 'open'",
         "window": "update maintenance_window set stage = 'open'",
         "history": "insert into window_event (window_id) values (1)",

@@ -28,7 +28,8 @@ from tests.integration.platform.queues import (
 from tests.integration.platform.stage import Process, Stage, await_ready, await_true, get
 
 _STEAL = """
-update lease set holder = 'somebody', token = token + 1, expires_at = now() + interval '1 hour'
+update lease
+set holder = 'somebody', token = token + 1, lasts = interval '1 hour', expires_at = now() + interval '1 hour'
 where name = 'settlement'
 """
 _HOLDER = "select split_part(holder, '/', 1) from lease where name = 'settlement' and expires_at > clock_timestamp()"

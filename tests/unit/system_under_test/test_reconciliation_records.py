@@ -40,6 +40,7 @@ def _records(draw: st.DrawFn) -> Record:
         decided=draw(_NUMBERS),
         accrued_to=draw(st.none() | _TIMES),
         paid_to=draw(_NUMBERS),
+        stage_changes=draw(_NUMBERS),
         problems=draw(st.text(max_size=20)),
         took_s=draw(st.floats(0, 1e6)),
         recorded_at=draw(_TIMES),

@@ -40,8 +40,8 @@ async def test_a_service_without_its_database_says_so_once() -> None:
         log = structlog.get_logger()
         service = Service(instance="test", log=log, database=database, registry=CollectorRegistry())
         for _ in range(20):
-            assert await service.ask(lambda: database.row("select 1"), otherwise=None) is None
-        lease = Lease(database, "accrual", instance="test", log=log)
+            assert await service.ask(lambda: database.row("select 1"), work="test", otherwise=None) is None
+        lease = Lease(database, "accrual", instance="test", log=log, refusals=service.refusals)
         keeping = asyncio.create_task(lease.keep())
         await asyncio.wait({keeping}, timeout=0.8)
         keeping.cancel()
