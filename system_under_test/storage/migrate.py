@@ -1,13 +1,15 @@
 """Brings the schema up to date: each numbered file of `schema/` once, in order, in a transaction of its own.
 
 It may run while nodes serve customers. A step that changes a table waits until everybody else's transactions on it are
-over, and whoever comes after it waits behind it: so it waits briefly, steps back, and tries again.
+over, and whoever comes after it waits behind it: so it waits briefly, steps back, and tries again. Two migrations at
+once take turns, step by step, by a lock on the table of steps, which nobody but the owner can lock.
 """
 
 import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -21,12 +23,15 @@ from system_under_test.storage.connection import connect
 
 SCHEMA: Final = Path(__file__).parent / "schema"
 _NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
-_LOCK: Final = 0x5AF1_4B1E
-"""Any number, the same for all who migrate: two at once take turns."""
 # Well below what a customer's request may take; and those who came meanwhile are served before the next try.
 _LOCK_WITHIN_MS: Final = 100
 _STEP_BACK_S: Final = 0.4
 _TRIES: Final = 120
+_TABLE: Final = """
+create table if not exists schema_step (
+    version integer primary key, name text not null, digest text not null,
+    applied_at timestamptz not null default now())
+"""
 _FIRST_CLOCK: Final = """
 insert into business_clock (wall, business, rate)
 select now(), coalesce($1::timestamptz, now()), $2 where not exists (select from business_clock)
@@ -83,7 +88,7 @@ def read_steps(folder: Path = SCHEMA) -> tuple[Step, ...]:
 
 
 async def migrate(connection: Any, steps: Sequence[Step], *, tries: int = _TRIES) -> tuple[Step, ...]:
-    """Applies what is missing of `steps`, and gives that back; a second one that comes meanwhile waits.
+    """Applies what is missing of `steps`, and gives back what it applied; of two at once each step is done by one.
 
     A step that does not get its locks is tried again, twice a second, at most `tries` times.
 
@@ -91,37 +96,40 @@ async def migrate(connection: Any, steps: Sequence[Step], *, tries: int = _TRIES
         PlatformError: a step that was applied has been changed since, the database is ahead of `steps`, or a table that
             a step changes was in use at every try; the steps before that one stay applied.
     """
-    await connection.execute("select pg_advisory_lock($1)", _LOCK)
-    try:
-        await connection.execute(
-            "create table if not exists schema_step (version integer primary key, name text not null,"
-            " digest text not null, applied_at timestamptz not null default now())"
-        )
-        applied = {
-            row["version"]: row for row in await connection.fetch("select version, name, digest from schema_step")
-        }
-        ahead = [row["name"] for version, row in applied.items() if version > len(steps)]
-        if ahead:
-            raise PlatformError(f"the database has steps that this version does not know: {', '.join(ahead)}")
-        for step in steps:
-            if step.version in applied and applied[step.version]["digest"] != step.digest:
-                raise PlatformError(f"{step.name} was changed after it had been applied; add a new step instead")
-        missing = tuple(step for step in steps if step.version not in applied)
-        for step in missing:
-            await _apply(connection, step, tries)
-        return missing
-    finally:
-        await connection.execute("select pg_advisory_unlock($1)", _LOCK)
+    # Another one that makes the table at the same moment makes this statement fail, and has made it.
+    with suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
+        await connection.execute(_TABLE)
+    applied = {row["version"]: row for row in await connection.fetch("select version, name, digest from schema_step")}
+    ahead = [row["name"] for version, row in applied.items() if version > len(steps)]
+    if ahead:
+        raise PlatformError(f"the database has steps that this version does not know: {', '.join(ahead)}")
+    for step in steps:
+        if step.version in applied:
+            _refuse_change(step, applied[step.version]["digest"])
+    missing = [step for step in steps if step.version not in applied]
+    return tuple([step for step in missing if await _apply(connection, step, tries)])
 
 
-async def _apply(connection: Any, step: Step, tries: int) -> None:
+def _refuse_change(step: Step, applied: str) -> None:
+    if applied != step.digest:
+        raise PlatformError(f"{step.name} was changed after it had been applied; add a new step instead")
+
+
+async def _apply(connection: Any, step: Step, tries: int) -> bool:
+    """Applies `step`; gives whether it did, False where another migration was faster."""
     for _ in range(tries):
         try:
             async with connection.transaction():
                 # Names mean the public schema's.
                 await connection.execute(
-                    f"set local lock_timeout = {_LOCK_WITHIN_MS}; set local search_path = public; {step.sql}"
+                    f"set local lock_timeout = {_LOCK_WITHIN_MS}; set local search_path = public;"
+                    " lock table schema_step in share row exclusive mode"
                 )
+                applied = await connection.fetchval("select digest from schema_step where version = $1", step.version)
+                if applied is not None:
+                    _refuse_change(step, applied)
+                    return False
+                await connection.execute(step.sql)
                 await connection.execute(
                     "insert into schema_step (version, name, digest) values ($1, $2, $3)",
                     step.version,
@@ -132,7 +140,7 @@ async def _apply(connection: Any, step: Step, tries: int) -> None:
             # Who holds the lock cannot be waited for without making others wait.
             await asyncio.sleep(_STEP_BACK_S)
         else:
-            return
+            return True
     raise PlatformError(
         f"{step.name}: a table that it changes was in use at each of {tries} tries; look for long transactions"
     )
