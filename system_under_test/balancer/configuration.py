@@ -83,6 +83,8 @@ def _listener(port: int, *, retries: bool) -> dict[str, Any]:
             }
         },
         "common_http_protocol_options": {"idle_timeout": "3600s"},
+        # From a request's first byte to the end of its headers; a node that waits for the body has its own limit.
+        "request_headers_timeout": "10s",
         "access_log": [_access_log()],
         "local_reply_config": _local_replies(),
         "http_filters": [

@@ -7,12 +7,15 @@ from aiohttp import web
 
 # All of what the balancer lets through as a request's line and headers.
 _HEAD_BYTES_MAX: Final = 64 * 1024
+# For how long what a client still sends is read after it was refused, so that it gets to see why.
+_LINGERS_S: Final = 1.0
 SERVER_OPTIONS: Final[Mapping[str, Any]] = {
     "access_log": None,
     "max_line_size": _HEAD_BYTES_MAX,
     "max_field_size": _HEAD_BYTES_MAX,
     # A compressed body is refused; unpacked, a small one could be as large as it likes.
     "auto_decompress": False,
+    "lingering_time": _LINGERS_S,
 }
 
 

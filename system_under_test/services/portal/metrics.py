@@ -41,6 +41,11 @@ class PortalMetrics:
             "Requests of customers being worked on; neither health checks, metrics nor the public status.",
             registry=self.registry,
         )
+        self.being_read = Gauge(
+            "savings_http_requests_being_read",
+            "Requests of customers whose body is waited for; they are not in flight yet.",
+            registry=self.registry,
+        )
         self.replays = Counter(
             "savings_idempotent_replays",
             "Orders that got the stored answer of an earlier try.",

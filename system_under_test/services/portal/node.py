@@ -7,6 +7,7 @@ import structlog
 from system_under_test.services.portal.health import Health
 from system_under_test.services.portal.metrics import PortalMetrics
 from system_under_test.services.portal.public_copy import PublicCopy
+from system_under_test.services.portal.reception import Reception
 from system_under_test.storage.ledger import Ledger
 
 
@@ -18,6 +19,7 @@ class Node:
     version: str
     ledger: Ledger
     public: PublicCopy
+    reception: Reception
     health: Health
     metrics: PortalMetrics
     log: structlog.stdlib.BoundLogger

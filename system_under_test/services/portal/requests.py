@@ -112,7 +112,7 @@ async def read_body(request: web.Request, model: type[ModelT]) -> ModelT:
         raise Problem(problems.NOT_JSON, "Send the body as application/json.", field="Content-Type")
     if request.headers.getall("Content-Encoding", ["identity"]) != ["identity"]:
         raise Problem(problems.NOT_JSON, "Send the body as it is, not compressed.", field="Content-Encoding")
-    text = await _read(request)
+    text = await receive(request)
     try:
         body = model.model_validate_json(text)
     except ValidationError as error:
@@ -134,9 +134,14 @@ def _each_once(pairs: list[tuple[str, Any]]) -> None:
         seen.add(name)
 
 
-async def _read(request: web.Request) -> bytes:
+async def receive(request: web.Request) -> bytes:
+    """The request's body as it was sent; at once where it was received before.
+
+    Raises:
+        Problem: it comes too late, or not whole.
+        HTTPRequestEntityTooLarge: it is larger than the application takes.
+    """
     try:
-        # A request that waits for its body holds one of the node's places.
         async with asyncio.timeout(BODY_WITHIN_S):
             return await request.read()
     except TimeoutError as error:

@@ -23,6 +23,7 @@ from system_under_test.services.portal.health import Health
 from system_under_test.services.portal.metrics import PortalMetrics
 from system_under_test.services.portal.node import Node
 from system_under_test.services.portal.public_copy import PublicCopy
+from system_under_test.services.portal.reception import Reception
 from system_under_test.services.portal.routes import ROUTES
 from system_under_test.services.portal.serving import build_application
 from system_under_test.settings import (
@@ -51,6 +52,8 @@ class PortalSettings(Settings):
     database_url: DatabaseUrl = Field(alias="DATABASE_URL")
     pool_size: Annotated[int, Field(ge=1, le=100)] = Field(default=10, alias="DATABASE_POOL_SIZE")
     in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(default=256, alias="MAX_IN_FLIGHT")
+    # Requests whose body is waited for; a proper client's is here with its head, so that few of these are customers'.
+    being_read_max: Annotated[int, Field(ge=1, le=100_000)] = Field(default=512, alias="MAX_BEING_READ")
     # The longest that a request may have to wait within the node: less than the balancer's 0.4 s for one try.
     wait_s: Annotated[float, Field(gt=0, le=10)] = Field(default=0.25, alias="MAX_WAIT_SECONDS")
     # More than two health checks of the balancer, 0.25 s each.
@@ -65,7 +68,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser = Arguments(
         "portal",
         "A portal node. Reads HOLDFAST_PORT, HOLDFAST_INSTANCE, DATABASE_URL, VERSION, DATABASE_POOL_SIZE,"
-        " MAX_IN_FLIGHT, MAX_WAIT_SECONDS, DRAIN_SECONDS, FINISH_SECONDS, STATEMENT_SECONDS and ACQUIRE_SECONDS.",
+        " MAX_IN_FLIGHT, MAX_BEING_READ, MAX_WAIT_SECONDS, DRAIN_SECONDS, FINISH_SECONDS, STATEMENT_SECONDS and"
+        " ACQUIRE_SECONDS.",
     )
     parser.parse_args(arguments)
     settings = read_settings(PortalSettings, environment)
@@ -100,6 +104,7 @@ async def _serve(settings: PortalSettings) -> None:
         version=settings.version,
         ledger=Ledger(database),
         public=PublicCopy(database, log),
+        reception=Reception(at_most=settings.being_read_max),
         health=health,
         metrics=PortalMetrics(version=settings.version, routes=ROUTES),
         log=log,

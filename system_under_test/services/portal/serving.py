@@ -1,7 +1,13 @@
-"""What happens around every request, whatever its route: identity, admission, errors, metrics, one line of log."""
+"""What happens around every request, whatever its route: identity, admission, errors, metrics, one line of log.
+
+    head -> body here, or waited for beside few others -> admitted: in flight -> answered
+
+Who sends half a request waits for nobody but themselves: only a whole one takes a place of the node.
+"""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -20,12 +26,14 @@ from system_under_test.storage.database import NotDoneError, OutcomeUnknownError
 
 BODY_BYTES_MAX: Final = 16 * 1024
 _SAFE: Final = frozenset({"GET", "HEAD"})
+_Act = Callable[[], Awaitable[web.StreamResponse]]
 _ROUTE_OF: Final[Mapping[tuple[str, str], Route]] = {(route.method, route.path): route for route in ROUTES}
 
 
 def build_application(node: Node, handlers: Handlers) -> web.Application:
     """The node's application: every route of the table, within the one middleware."""
     surround = _Surround(node)
+    node.metrics.being_read.set_function(lambda: node.reception.waiting)
     application = web.Application(middlewares=[surround.middleware], client_max_size=BODY_BYTES_MAX)
     by_operation = handlers.by_operation()
     for route in ROUTES:
@@ -57,7 +65,10 @@ class _Surround:
         route = _ROUTE_OF.get((request.method, path))
         request_id = request_id_of(request)
         request["id"] = request_id
-        response = await self._admit(request, handler, route, request_id)
+        act: _Act = partial(handler, request)
+        if route is not None and route.business:
+            act = partial(self._admit, request, act, route)
+        response = await self._answer(request, act, request_id)
         if self._node.draining:
             # The balancer's pooled connection ends with an answer, not in the middle of a request.
             response.force_close()
@@ -74,34 +85,30 @@ class _Surround:
         response.headers["X-Served-By"] = self._served_by
         response.headers["X-Request-Id"] = request.get("id", "")
 
-    async def _admit(
-        self, request: web.Request, handler: Handler, route: Route | None, request_id: str
-    ) -> web.StreamResponse:
+    async def _admit(self, request: web.Request, act: _Act, route: Route) -> web.StreamResponse:
         node = self._node
-        if route is None or not route.business:
-            return await self._answer(request, handler, request_id)
+        if route.body is not None:
+            await node.reception.take_in(request)
         if not node.health.admits(route.rank):
             node.metrics.shed.labels(route.rank.name.lower()).inc()
-            return _respond(
-                problems.refuse_on_purpose(
-                    problems.SHED,
-                    "There is more to do here than can be done in time; come back in a moment.",
-                    attempt=attempt_of(request),
-                    safe=request.method in _SAFE,
-                )
+            raise problems.refuse_on_purpose(
+                problems.SHED,
+                "There is more to do here than can be done in time; come back in a moment.",
+                attempt=attempt_of(request),
+                safe=request.method in _SAFE,
             )
         node.health.in_flight += 1
         node.metrics.in_flight.set(node.health.in_flight)
         try:
-            return await self._answer(request, handler, request_id)
+            return await act()
         finally:
             node.health.answered()
             node.health.in_flight -= 1
             node.metrics.in_flight.set(node.health.in_flight)
 
-    async def _answer(self, request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, act: _Act, request_id: str) -> web.StreamResponse:
         try:
-            return await handler(request)
+            return await act()
         except Problem as problem:
             return _respond(problem)
         except NotDoneError as error:
