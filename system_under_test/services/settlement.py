@@ -126,7 +126,7 @@ class Settler:
     async def _round(self, token: int) -> float:
         """Decides one chunk and gives how long to rest; what failed is found out by asking again."""
         try:
-            rest_s = await self._settle(token)
+            rest_s = await self._settle_or_narrow(token)
         except FencedError as error:
             self._metrics.errors.labels("fenced").inc()
             self._service.log.warning("settlement.fenced", token=token, problem=str(error))
@@ -134,14 +134,22 @@ class Settler:
             self._metrics.errors.labels("database").inc()
             self._service.failed(error)
         except asyncpg.PostgresError as error:
-            if str(error.sqlstate).startswith(_DATA_ERRORS):
-                return await self._narrow(token, error)
             self._metrics.errors.labels("other").inc()
             return self._service.refusals.refused(LEASE, error)
         else:
             self._service.refusals.answered(LEASE)
             return rest_s
         return _TROUBLE_S
+
+    async def _settle_or_narrow(self, token: int) -> float:
+        try:
+            return await self._settle(token)
+        except asyncpg.PostgresError as error:
+            if not str(error.sqlstate).startswith(_DATA_ERRORS):
+                raise
+            undecidable = error
+        # No part of the handling above: what fails in here is told as its own failure, and ends no process.
+        return await self._narrow(token, undecidable)
 
     async def _settle(self, token: int) -> float:
         started_s = time.perf_counter()

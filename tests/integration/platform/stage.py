@@ -1,5 +1,6 @@
 """The platform on this machine, started by its own commands: what the tests of this folder act on."""
 
+import asyncio
 import csv
 import http.client
 import json
@@ -11,9 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import asyncpg
 
 ROOT: Final = Path(__file__).parents[3]
 _PORTS: Final = range(32_000, 32_768)  # below the ephemeral ones, above those that Holdfast gives its targets
@@ -179,12 +183,18 @@ class Stage:
             timeout=60,
         )
 
-    def add_database(self, name: str = "postgres", **migration: str) -> Process:
-        """Starts a database server and brings its schema up to date, the migration told what is given."""
+    def add_database(self, name: str = "postgres", *, verified: bool = True, **migration: str) -> Process:
+        """Starts a database server and brings its schema up to date, the migration told what is given.
+
+        Its empty ledger counts as `verified`, as if a maintenance process had been there; not every stage has one.
+        """
         postgres = self.add(name, "postgres")
         await_true(lambda: self.is_up(postgres), "postgres accepts connections")
         migrated = self.run("migrate", DATABASE_ADMIN_URL=postgres.outputs()["admin_dsn"], **migration)
         assert migrated.returncode == 0, migrated.stderr
+        if verified:
+            with ThreadPoolExecutor(1) as beside:  # there may be an event loop in this thread
+                beside.submit(asyncio.run, _open_gate(postgres.outputs()["admin_dsn"])).result()
         return postgres
 
     def seed(self, postgres: Process, *, customers: int) -> list[dict[str, str]]:
@@ -241,6 +251,14 @@ class Stage:
             if process.running is not None and process.running.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.end(signal.SIGINT if "postgres" in process.name else signal.SIGKILL)
+
+
+async def _open_gate(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=5)
+    try:
+        await connection.execute("update service_state set gate = 'open', gate_reason = ''")
+    finally:
+        await connection.close(timeout=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

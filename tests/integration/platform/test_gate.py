@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
+import asyncpg
 import pytest
 
+from system_under_test.storage.migrate import SCHEMA
 from tests.integration.platform.customers import Customer, log_in, until
 from tests.integration.platform.operations import Company, Operator, operate
-from tests.integration.platform.stage import Platform, get
+from tests.integration.platform.stage import PATIENT, Platform, Stage, await_ready, get
 
 
 @pytest.fixture
@@ -70,3 +72,41 @@ async def test_a_wrong_balance_closes_reads_alone_until_it_is_mended(operator: O
     async with asyncio.timeout(20):
         await until(lambda: saver.read("balance"), lambda reply: reply.status == 200)
         await until(lambda: saver.decided(taken.body["id"]), lambda decision: decision["status"] == "settled")
+
+
+async def test_no_balance_is_told_before_the_ledger_was_verified_once(
+    stage: Stage, session: aiohttp.ClientSession
+) -> None:
+    """A new platform without its maintenance process: reads are closed and orders taken; it comes, and reads open.
+
+    The step that shuts it does not shut that of a database that has served.
+    """
+    postgres = await asyncio.to_thread(stage.add_database, verified=False)
+    portal = stage.add_portal("portal-1", postgres, **PATIENT)
+    await asyncio.to_thread(await_ready, portal)
+    platform = Platform(
+        stage=stage,
+        postgres=postgres,
+        portals=[portal],
+        balancer=portal,
+        customers=await asyncio.to_thread(stage.seed, postgres, customers=1),
+    )
+    saver = await log_in(session, platform, 0, url=f"http://127.0.0.1:{portal.port}")
+    closed, taken, status = [
+        await saver.read("balance"),
+        await saver.order("redemptions", {"amount": 5}),
+        await saver.read("status"),
+    ]
+    assert (closed.status, closed.body["type"], taken.status) == (503, "closed", 202)
+    assert (status.body["stage"], status.body["gate"], status.body["balances"]) == ("open", "shut", "closed")
+    await asyncio.to_thread(stage.add_maintenance, postgres)
+    async with asyncio.timeout(20):
+        opened = await until(lambda: saver.read("balance"), lambda reply: reply.status == 200)
+    assert opened.body["balance"] == int(platform.customers[0]["opening_balance"])
+
+    owner = await asyncpg.connect(postgres.outputs()["admin_dsn"], timeout=5)
+    try:
+        await owner.execute((SCHEMA / "0015_gate.sql").read_text(encoding="utf-8"))
+        assert await owner.fetchval("select gate from service_state") == "open"
+    finally:
+        await owner.close(timeout=5)

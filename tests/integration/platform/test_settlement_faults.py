@@ -220,6 +220,38 @@ async def test_one_that_cannot_be_decided_is_found_parked_and_told(stage: Stage,
         assert sorted(line["seq"] for line in alarms) == [row["seq"] for row in parked]
 
 
+def refused_to_park(settlers: list[Process]) -> bool:
+    """Whether any of them says that parking is refused."""
+    return any(line["work"] == "parking" for settler in settlers for line in settler.lines("database.refused"))
+
+
+async def test_one_that_cannot_even_be_parked_ends_no_settler(stage: Stage, queue: QueueDatabase) -> None:
+    """Neither decided nor parked: a customer without a wallet, and an outcome that the database refuses for a while.
+
+    Both settlers go on living, what could not be done is told, and it is parked as soon as it can be.
+    """
+    settlers = [stage.processes[name] for name in ("settlement-1", "settlement-2")]
+    pids = [settler.pid for settler in settlers]
+    async with queue.connected() as owner:
+        await owner.execute("insert into account (id, kind, wallet, balance) values ('c-y', 'customer', 'y', 0)")
+        await owner.execute("insert into account (id, kind, wallet) values ('custody-y', 'custody', 'y')")
+        await owner.execute(
+            "insert into transfer (kind, debit_account, credit_account, amount)"
+            " values ('seed', 'custody-y', 'c-y', 100)"
+        )
+        await owner.execute("insert into session values (sha256('c-y'), 'c-y', now() + interval '1 hour')")
+        await owner.execute("alter table outcome add constraint none_is_parked check (status <> 'parked') not valid")
+        try:
+            rows = await ask(owner, [Wish("c-y", "unparkable", 1)])
+            await asyncio.to_thread(await_true, lambda: refused_to_park(settlers), "the refusal to park is told")
+        finally:
+            await owner.execute("alter table outcome drop constraint none_is_parked")
+        await settled(owner)
+        assert await owner.fetchval("select status from outcome where seq = $1", number_of(rows[0])) == "parked"
+    assert [settler.pid for settler in settlers] == pids
+    assert all(settler.answers("/readyz") for settler in settlers)
+
+
 async def test_nothing_acknowledged_is_lost_when_the_database_is_killed(stage: Stage, queue: QueueDatabase) -> None:
     """SIGKILL of the server and all its processes while thousands are taken and settled; it recovers by itself.
 
