@@ -134,6 +134,11 @@ class AttachedTarget:
         return self._topology.name
 
     @property
+    def run_id(self) -> str:
+        """The run that uses it."""
+        return self._roster.run_id
+
+    @property
     def url(self) -> str:
         """Where clients send their requests."""
         return self._system.url(self._topology.file.url)
@@ -156,6 +161,10 @@ class AttachedTarget:
     def output(self, reference: str) -> Any:
         """What a launcher reported, by `role.output`."""
         return self._system.output(reference)
+
+    def address(self, reference: str) -> str:
+        """The http address that a launcher reported, by `role.output`, if the topology allows its host."""
+        return self._system.url(reference)
 
     async def start(self) -> None:
         """Sees that everything is up and ready; what an earlier run left down is started."""

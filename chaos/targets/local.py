@@ -105,6 +105,11 @@ class LocalTarget:
         return self._topology.name
 
     @property
+    def run_id(self) -> str:
+        """The run that uses it."""
+        return self._roster.run_id
+
+    @property
     def url(self) -> str:
         """Where clients send their requests."""
         return self._system.url(self._topology.file.url)
@@ -131,6 +136,10 @@ class LocalTarget:
     def output(self, reference: str) -> Any:
         """What a launcher reported, by `role.output`."""
         return self._system.output(reference)
+
+    def address(self, reference: str) -> str:
+        """The http address that a launcher reported, by `role.output`, if the topology allows its host."""
+        return self._system.url(reference)
 
     async def start(self) -> None:
         """Brings every role up, each as soon as what it needs is ready; nothing is left behind when that fails."""

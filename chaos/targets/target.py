@@ -37,6 +37,10 @@ class Target(Protocol):
         """The topology's name."""
 
     @property
+    def run_id(self) -> str:
+        """The run that uses it."""
+
+    @property
     def url(self) -> str:
         """Where clients send their requests."""
 
@@ -51,6 +55,9 @@ class Target(Protocol):
 
     def output(self, reference: str) -> Any:
         """What a launcher reported, by `role.output`."""
+
+    def address(self, reference: str) -> str:
+        """The http address that a launcher reported, by `role.output`, if the topology allows its host."""
 
     async def start(self) -> None:
         """Brings every role up in order and waits until each is ready; nothing is left behind when that fails."""
