@@ -13,6 +13,7 @@ from chaos.errors import TargetError
 from chaos.faults.fault import NotThereError, Proof, RoleShape, Scene
 from chaos.faults.victims import find_role
 from chaos.processes import Identity, alive
+from chaos.requirement import Requirement
 from chaos.targets.backends import Backend, list_backends, own_name, rights
 from chaos.targets.database import Session, fetch_value
 from metrics.units import Ratio
@@ -34,6 +35,10 @@ class OnDatabase:
     def takes_s(self, victims: int) -> float:  # noqa: ARG002
         """No instance is taken."""
         return 0.0
+
+    def requires(self, roles: Mapping[str, RoleShape]) -> Requirement:  # noqa: ARG002
+        """The address."""
+        return Requirement(outputs=(self.dsn,))
 
     def choose(self, roles: Mapping[str, RoleShape], busy: frozenset[str], rng: Random) -> tuple[str, ...]:  # noqa: ARG002
         """Nobody: it acts on connections, which are known only when it plays."""

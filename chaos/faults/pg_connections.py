@@ -38,9 +38,10 @@ _TAKING: Final = "taking"
 @FAULTS.register("pg_connections")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PgConnections(OnDatabase):
-    """Take connections until `leave` are left for ordinary roles, `for` a time; those that others give up are taken too.
+    """Take connections until `leave` are left for ordinary roles, `for` a time.
 
-    The role of `dsn` must be an ordinary one itself: superusers have connections of their own.
+    Those that others give up meanwhile are taken too. The role of `dsn` must be an ordinary one
+    itself: superusers have connections of their own.
     """
 
     example: ClassVar[Mapping[str, Any]] = {"dsn": "postgres.admin_dsn", "leave": 0, "for": "3s"}

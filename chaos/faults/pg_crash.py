@@ -1,8 +1,8 @@
 """A PostgreSQL server that ends without a word: the log has to be replayed before it serves again.
 
-    postmaster   SIGKILL of the first process: all is gone at once, as when the machine loses power
-    immediate    SIGQUIT to it, as `pg_ctl stop -m immediate`: it ends all others first
-    backend      SIGKILL of one backend: the server ends all others, replays and goes on by itself
+postmaster   SIGKILL of the first process: all is gone at once, as when the machine loses power
+immediate    SIGQUIT to it, as `pg_ctl stop -m immediate`: it ends all others first
+backend      SIGKILL of one backend: the server ends all others, replays and goes on by itself
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from chaos.errors import TargetError
-from chaos.faults.connected import Applications, Output, connect, named, serves, server_of, sole_server, victims_of
+from chaos.faults.connected import Applications, OnDatabase, connect, named, server_of, serves, sole_server, victims_of
 from chaos.faults.fault import FAULTS, Proof, RoleShape, Scene
 from chaos.faults.restart import gone, kill_children, restart_missing, restart_steps, restarted, signal_all
 from chaos.processes import Identity, alive, send
@@ -36,7 +36,7 @@ _CONNECTED: Final = "connected"
 
 @FAULTS.register("pg_crash")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PgCrash:
+class PgCrash(OnDatabase):
     """Crash the server behind `dsn` and start it again `restart_after`; with `how: backend`, one of an `application`.
 
     Only a server that this run started, and its children, are signalled.
@@ -44,7 +44,6 @@ class PgCrash:
 
     example: ClassVar[Mapping[str, Any]] = {"dsn": "postgres.admin_dsn", "how": "postmaster", "restart_after": "3s"}
 
-    dsn: Output
     how: How = "postmaster"
     application: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     restart_after_s: Annotated[PositiveSeconds | None, Field(alias="restart_after")] = None

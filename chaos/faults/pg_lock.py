@@ -48,7 +48,7 @@ _WATCH: Final = "watch"
 @FAULTS.register("pg_lock")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PgLock(OnDatabase):
-    """Hold a lock `for` a time: on a `table` in a `mode`, on the rows of a `select ... for update`, or an `advisory` one.
+    """Hold a lock `for` a time: on a `table` in a `mode`, on the `row`s of a `select ... for update`, or `advisory`.
 
     It is in force when somebody is seen waiting for it; until then the injection goes on, at most for that time.
     """

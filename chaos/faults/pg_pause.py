@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
-from chaos.faults.connected import Applications, connect, named, serves, server_of, sole_server, victims_of
+from chaos.faults.connected import Applications, connect, named, server_of, serves, sole_server, victims_of
 from chaos.faults.fault import FAULTS, Proof, RoleShape, Scene
 from chaos.faults.freezing import states_of
 from chaos.processes import Identity, send

@@ -1,6 +1,6 @@
 """Hitting backends of a database once, or again and again for a time; what pg_terminate and pg_cancel share.
 
-    volley: list -> choose -> hit each -> remember whom    at once, then `every` so often until healed
+volley: list -> choose -> hit each -> remember whom    at once, then `every` so often until healed
 """
 
 import asyncio

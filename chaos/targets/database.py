@@ -15,6 +15,8 @@ from chaos.errors import TargetError
 ASK_LIMIT_S: Final = 2.0
 """How long a question over a session may take that says nothing else."""
 _TOO_MANY_CONNECTIONS: Final = "53300"
+# The last of them is raised for a question that follows some ends of a connection.
+_REFUSALS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, asyncpg.InternalClientError)
 
 
 async def fetch_value(dsn: str, sql: str, *, within_s: float) -> Any:
@@ -78,9 +80,7 @@ class Session:
         """
         given = {"application_name": application, **(settings or {})}
         with _told(dsn, "connecting", within_s):
-            return cls(
-                dsn, await asyncpg.connect(dsn, timeout=within_s, statement_cache_size=0, server_settings=given)
-            )
+            return cls(dsn, await asyncpg.connect(dsn, timeout=within_s, statement_cache_size=0, server_settings=given))
 
     async def rows(self, sql: str, *values: Any, within_s: float = ASK_LIMIT_S) -> list[Mapping[str, Any]]:
         """What one statement gives.
@@ -129,7 +129,7 @@ def _told(dsn: str, sql: str, within_s: float) -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise TargetError(f"{_shown(dsn)}: no answer within {within_s:g} s: {sql}") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+    except _REFUSALS as error:
         raise TargetError(f"{_shown(dsn)}: {error}: {sql}") from error
 
 
