@@ -56,7 +56,7 @@ class Cycle:
     turns: dict[str, _Turns] = field(default_factory=dict)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _has_bitten: asyncio.Event = field(default_factory=asyncio.Event)
-    _task: "asyncio.Future[list[None | BaseException]] | None" = None
+    _task: "asyncio.Future[list[BaseException | None]] | None" = None
 
     async def begin(self) -> None:
         """Returns when each instance has had `enough` turns, or after a limit; the cycle goes on until `stop`."""
