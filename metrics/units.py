@@ -13,6 +13,10 @@ _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>us|ms|s|m|h|d)")
 _SECONDS_PER = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DECIMAL_EXPONENT = {"us": "e-6", "ms": "e-3"}
 _RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*/\s*(?P<unit>s|m|h)")
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_BYTES_PER = {"B": 1}
+for _power, _prefix in enumerate("kMGT", start=1):
+    _BYTES_PER |= {f"{_prefix}B": 1000**_power, f"{_prefix.upper()}iB": 1024**_power}
 _PERCENT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
 
 
@@ -69,6 +73,27 @@ def parse_ratio(value: object) -> float:
     raise ValueError(f"expected a share such as 20% or 0.2, between 0 and 1, got {value!r}")
 
 
+def parse_size(value: object) -> int:
+    """Bytes in `256MiB`, `1.5GB`, `512B`.
+
+    Raises:
+        ValueError: another spelling, a bare number (its unit would be a guess), or not whole bytes.
+    """
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+        size_bytes = float(match["number"]) * _BYTES_PER[match["unit"]]
+        if size_bytes.is_integer():
+            return int(size_bytes)
+    raise ValueError(f"expected a size such as 64KiB, 256MiB or 1GB, got {value!r}")
+
+
+def format_size(size_bytes: float) -> str:
+    """The shortest reading of a size with three digits: `268435456` is `256 MiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size_bytes >= size:
+            return f"{size_bytes / size:.4g} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
 def format_duration(seconds: float) -> str:
     """The shortest reading of a duration with three digits: `0.25` is `250 ms`."""
     for unit, size in (("us", 1e-6), ("ms", 1e-3)):
@@ -107,6 +132,17 @@ Ratio = Annotated[
                 {"type": "number", "minimum": 0, "maximum": 1},
             ],
             "description": "a share: 20% or 0.2",
+        }
+    ),
+]
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\s*\d+(\.\d+)?\s*(B|[kMGT]B|[KMGT]iB)\s*$",
+            "description": "a size: 64KiB, 256MiB, 1GB",
         }
     ),
 ]

@@ -143,6 +143,11 @@ class AttachedTarget:
         """Where clients send their requests."""
         return self._system.url(self._topology.file.url)
 
+    @property
+    def roster(self) -> Roster:
+        """Where a process that a fault starts itself is registered."""
+        return self._roster
+
     def instances(self, role: str | None = None) -> tuple[Instance, ...]:
         """All instances, or one role's, in the order of their numbers."""
         return self._system.instances(role)

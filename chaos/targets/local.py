@@ -119,6 +119,11 @@ class LocalTarget:
         """What is known of the running system."""
         return self._system
 
+    @property
+    def roster(self) -> Roster:
+        """Where a process that a fault starts itself is registered."""
+        return self._roster
+
     def instances(self, role: str | None = None) -> tuple[Instance, ...]:
         """All instances, or one role's, in the order of their numbers."""
         return self._system.instances(role)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chaos.processes import Identity
+from chaos.roster import Roster
 from chaos.undo import Settings, Step
 
 
@@ -43,6 +44,10 @@ class Target(Protocol):
     @property
     def url(self) -> str:
         """Where clients send their requests."""
+
+    @property
+    def roster(self) -> Roster:
+        """Where a process that a fault starts itself is registered; its run's folder takes the log."""
 
     def instances(self, role: str | None = None) -> tuple[Instance, ...]:
         """All instances, or one role's, in the order of their numbers."""

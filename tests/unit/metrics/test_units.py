@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.units import format_duration, parse_duration, parse_rate, parse_ratio
+from metrics.units import format_duration, format_size, parse_duration, parse_rate, parse_ratio, parse_size
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,25 @@ def test_rates_are_read() -> None:
 def test_durations_are_written_short(seconds: float, text: str) -> None:
     """Three digits."""
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("512B", 512), ("64KiB", 65_536), ("1.5 MiB", 1_572_864), ("2GB", 2 * 10**9), ("1kB", 1000)],
+)
+def test_sizes_are_read(text: str, size_bytes: int) -> None:
+    """Powers of 1024 with an i, of 1000 without."""
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["64", 65, "-1MiB", "1KB", "1 mb", "0.3B", True, None, ""])
+def test_other_spellings_of_sizes_are_refused(text: object) -> None:
+    """A bare number has no unit, and a part of a byte is none."""
+    with pytest.raises(ValueError, match="expected a size such as"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(("size_bytes", "text"), [(512, "512 B"), (268_435_456, "256 MiB"), (1_610_612_736, "1.5 GiB")])
+def test_sizes_are_written_short(size_bytes: int, text: str) -> None:
+    """Four digits at most."""
+    assert format_size(size_bytes) == text
