@@ -16,6 +16,7 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from chaos.documents import Document
+from chaos.parameters import SOURCE
 from chaos.wording import Finding, Place, nearest, relevant, say
 
 Model = TypeVar("Model")
@@ -94,7 +95,7 @@ def salvage(
     flawed = frozenset(place for place, _ in document.flaws)
     ignored = frozenset(place for place in flawed if place not in document.lines)
     try:
-        model = adapter.validate_python(document.data)
+        model = adapter.validate_python(document.data, context={SOURCE: document.path})
     except ValidationError as error:
         details_at = relevant(document.data, error)
     else:
@@ -112,9 +113,9 @@ def salvage(
         if place not in flawed and not (details["type"] == "missing" and first.misspelt(place))
     )
     rest = adapter if unchecked is None else unchecked
-    built = _rest(document.data, rest, spare or {})
+    built = _rest(document, rest, spare or {})
     salvaged = replace(first, model=built[0], findings=tuple(told), left_out=built[1])
-    return salvaged if unchecked is None else salvaged.also(_hidden_checks(document.data, adapter, first.wrong))
+    return salvaged if unchecked is None else salvaged.also(_hidden_checks(document, adapter, first.wrong))
 
 
 @cache
@@ -123,13 +124,15 @@ def schema_of(adapter: TypeAdapter[Any]) -> dict[str, Any]:
     return adapter.json_schema()
 
 
-def _rest(data: Any, adapter: TypeAdapter[Model], spare: Mapping[str, Any]) -> tuple[Model | None, frozenset[Place]]:
+def _rest(
+    document: Document, adapter: TypeAdapter[Model], spare: Mapping[str, Any]
+) -> tuple[Model | None, frozenset[Place]]:
     """The model of what remains when every wrong part is left out, and what was."""
     left_out: frozenset[Place] = frozenset()
     while True:
-        rest = {**spare, **_without(data, left_out)}
+        rest = {**spare, **_without(document.data, left_out)}
         try:
-            return adapter.validate_python(rest), left_out
+            return adapter.validate_python(rest, context={SOURCE: document.path}), left_out
         except ValidationError as error:
             # A missing key cannot be left out; what lacks it can.
             wrong = {
@@ -141,11 +144,11 @@ def _rest(data: Any, adapter: TypeAdapter[Model], spare: Mapping[str, Any]) -> t
         left_out |= wrong
 
 
-def _hidden_checks(data: Any, adapter: TypeAdapter[Any], wrong: frozenset[Place]) -> list[Finding]:
+def _hidden_checks(document: Document, adapter: TypeAdapter[Any], wrong: frozenset[Place]) -> list[Finding]:
     """What checks of several keys together find once the wrong ones are gone: they are not made before."""
-    rest = _without(data, wrong)
+    rest = _without(document.data, wrong)
     try:
-        adapter.validate_python(rest)
+        adapter.validate_python(rest, context={SOURCE: document.path})
     except ValidationError as error:
         return [
             (_original(place, wrong), str(details["ctx"]["error"]))

@@ -71,15 +71,21 @@ def sweep(roster: Roster, instance: str, *, known: Iterable[Identity] = ()) -> N
         raise TargetError(f"{instance}: processes {', '.join(str(it.pid) for it in left)} would not end")
 
 
-async def wait_or_kill(process: Process, roster: Roster, name: str, *, within_s: float) -> int | None:
-    """The exit status; None when it took too long. Nothing it started is left, also when we are cancelled."""
+async def wait_or_kill(
+    process: Process, roster: Roster, name: str, *, within_s: float, spare_children: bool = False
+) -> int | None:
+    """The exit status; None when it took too long. Nothing it started is left, also when we are cancelled.
+
+    With `spare_children` what it started goes on when it ends by itself.
+    """
     try:
         return await asyncio.wait_for(process.wait(), within_s)
     except TimeoutError:
         return None
     finally:
-        sweep(roster, name)
-        await process.wait()
+        if not spare_children or process.poll() is None:
+            sweep(roster, name)
+            await process.wait()
 
 
 class Commands:
