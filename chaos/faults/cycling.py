@@ -33,7 +33,7 @@ class _Turns:
 
     ended: list[Identity] = field(default_factory=list)
     """Each process that was ended, in order; every one had been ready."""
-    first_end_s: float | None = None
+    first_begun_s: float | None = None
     starts: int = 0
     failed_starts: int = 0
     failure: str | None = None
@@ -92,7 +92,7 @@ class Cycle:
         """Whether each instance was ended so often and every one of those processes is gone."""
         counts = {name: len(turns.ended) for name, turns in self.turns.items()}
         alive_yet = [it.pid for turns in self.turns.values() for it in turns.ended if alive(it)]
-        firsts_s = [turns.first_end_s for turns in self.turns.values() if turns.first_end_s is not None]
+        firsts_s = [turns.first_begun_s for turns in self.turns.values() if turns.first_begun_s is not None]
         evidence: dict[str, Any] = {
             "ended": counts,
             "pids": {name: [it.pid for it in turns.ended] for name, turns in self.turns.items()},
@@ -124,11 +124,11 @@ class Cycle:
         while not self._stopping.is_set() and (self.times is None or len(turns.ended) < self.times):
             identity = self.scene.target.identity(name)
             if identity is not None and alive(identity):
+                if turns.first_begun_s is None:
+                    turns.first_begun_s = asyncio.get_running_loop().time()
                 await self.end(self.scene, name)
                 self.scene.took_hold()
                 turns.ended.append(identity)
-                if turns.first_end_s is None:
-                    turns.first_end_s = asyncio.get_running_loop().time()
                 self._note()
             await self._pause(self.down_s)
             if self._stopping.is_set():

@@ -1,5 +1,6 @@
 """A deploy on real processes: what is proven of it and of its rollback is what the kernel says of each process."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -116,3 +117,73 @@ async def test_what_is_asked_to_run_with_other_settings_is_replaced(target: Loca
     assert settings(target) == [{"GIVEN": "old", "OTHER": None}, {"GIVEN": None, "OTHER": "1"}]
     assert after == target.identity("web-1") != before["web-1"]
     assert target.identity("web-2") == before["web-2"]
+
+
+async def test_all_at_once_leaves_nobody_in_between(workshop: Workshop, target: LocalTarget) -> None:
+    """Both have ended before either is ready again."""
+    fault = deploy(strategy="all_at_once")
+    scene = Scene.open(fault_id="deploy-1", target=target, instances=BOTH)
+    await fault.inject(scene)
+    assert (await fault.effect(scene)).proven
+    assert settings(target) == [{"GIVEN": "new", "OTHER": "2"}] * 2
+    ended, ready = workshop.events("instance.exited"), workshop.events("instance.ready")
+    assert max(event.t_ns for event in ended) < min(event.t_ns for event in ready[2:])
+    await fault.heal(scene)
+    assert (await fault.heal_proof(scene)).proven
+
+
+async def test_half_a_deploy_has_two_versions_side_by_side_and_is_finished(target: LocalTarget) -> None:
+    """Looked at while it stands still; the same is in its evidence, and without it the effect would not be proven."""
+    fault = deploy(strategy="half", hold_s=0.5)
+    scene = Scene.open(fault_id="deploy-1", target=target, instances=BOTH)
+    injecting = asyncio.create_task(fault.inject(scene))
+    async with asyncio.timeout(20):
+        while renewed(target, scene) != {"web-1"}:  # noqa: ASYNC110  # no event tells of it
+            await asyncio.sleep(0.01)
+    assert settings(target) == [{"GIVEN": "new", "OTHER": "2"}, {"GIVEN": None, "OTHER": "1"}]
+    await injecting
+    proof = await fault.effect(scene)
+
+    assert proof.proven
+    assert proof.evidence["while_held"]["settings"] == {
+        "web-1": {"GIVEN": "new", "OTHER": "2"},
+        "web-2": {"GIVEN": None, "OTHER": "1"},
+    }
+    assert settings(target) == [{"GIVEN": "new", "OTHER": "2"}] * 2
+
+
+def renewed(target: LocalTarget, scene: Scene) -> set[str]:
+    """Which instances are other processes than before."""
+    return {name for name in BOTH if (now := target.identity(name)) is not None and now != scene.before[name]}
+
+
+@pytest.mark.parametrize("how", [{"strategy": "half", "then": "roll_back"}, {"strategy": "rolled_back"}], ids=str)
+async def test_a_deploy_that_goes_back_ends_as_it_began(target: LocalTarget, how: dict[str, Any]) -> None:
+    """What was replaced is replaced once more; whoever was never touched stays the same process."""
+    fault = deploy(hold_s=0.0, **how)
+    scene = Scene.open(fault_id="deploy-1", target=target, instances=BOTH)
+    assert (await fault.effect(scene)).proven is False
+    await fault.inject(scene)
+    proof = await fault.effect(scene)
+
+    assert proof.proven
+    assert proof.evidence["while_held"]["settings"]["web-1"] == {"GIVEN": "new", "OTHER": "2"}
+    assert settings(target) == [{"GIVEN": None, "OTHER": "1"}] * 2
+    assert proof.evidence["renewed"] == (["web-1"] if how["strategy"] == "half" else list(BOTH))
+
+
+async def test_a_half_finished_deploy_that_is_cut_off_is_rolled_back(target: LocalTarget) -> None:
+    """Cancelled while two versions stand side by side."""
+    fault = deploy(strategy="half", hold_s=60.0)
+    scene = Scene.open(fault_id="deploy-1", target=target, instances=BOTH)
+    injecting = asyncio.create_task(fault.inject(scene))
+    async with asyncio.timeout(20):
+        while renewed(target, scene) != {"web-1"} or not await target.is_ready("web-1"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    injecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await injecting
+    await fault.heal(scene)
+
+    assert settings(target) == [{"GIVEN": None, "OTHER": "1"}] * 2
+    assert (await fault.heal_proof(scene)).proven
