@@ -7,8 +7,6 @@ name and the parameters. Either may be `async`. What is returned is printed; the
 that was true (0) or not (1), and 126 that something was raised.
 """
 
-import ast
-import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -58,6 +56,8 @@ class Callee:
         Raises:
             ValueError: no such file or module, no such name in it, or a class that lacks a step.
         """
+        import ast
+
         path = self._path()
         try:
             tree = ast.parse(path.read_bytes(), filename=str(path))
@@ -106,7 +106,11 @@ class Callee:
 def call(callee: Any, step: str, parameters: dict[str, Any]) -> Any:
     """What a step returns, awaited where it is `async`."""
     returned = getattr(callee(**parameters), step)() if inspect.isclass(callee) else callee(step, **parameters)
-    return asyncio.run(_awaited(returned)) if inspect.isawaitable(returned) else returned
+    if not inspect.isawaitable(returned):
+        return returned
+    from asyncio import run  # here, since a step that needs it not should begin soon
+
+    return run(_awaited(returned))
 
 
 async def _awaited(returned: Any) -> Any:

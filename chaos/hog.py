@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 GO: Final = b"go\n"
+TOO_LITTLE_LEFT: Final = 3
+"""The exit status of one that would have taken from the rest."""
 PERIOD_S: Final = 0.05
 _BURN_ROUNDS: Final = 2_000
 """Rounds of arithmetic between two looks at the clock: well below a thousandth of a second."""
@@ -51,12 +53,14 @@ def burn(share_ratio: float) -> int:
 
 
 def hold(size_bytes: int, rest_bytes: int) -> int:
-    """Takes memory step by step, each page written to, and holds it; 3 when too little would be left."""
+    """Takes memory step by step, each page written to, and holds it; gives up when too little would be left."""
     held: list[mmap.mmap] = []
     while (missing := size_bytes - sum(map(len, held))) > 0:
         step = min(_STEP_BYTES, missing)
-        if available_bytes() - step < rest_bytes or _runner_gone(0.0):
-            return 3
+        if available_bytes() - step < rest_bytes:
+            return TOO_LITTLE_LEFT
+        if _runner_gone(0.0):
+            return 0
         region = mmap.mmap(-1, step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for page in range(0, step, mmap.PAGESIZE):
             region[page] = 1
