@@ -7,16 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
-from chaos.crosschecks import beside, cross_check
+from chaos.crosschecks import GROUPS, beside, cross_check
 from chaos.documents import load
 from chaos.faults.fault import FAULTS
 from chaos.guardrails import GUARDRAILS
 from chaos.parameters import Strict, written_as
 from chaos.salvage import Salvaged, salvage
+from chaos.schedule import BlastRadius, Schedule, Step
+from chaos.wording import Place
 from metrics.arrivals import Written
 from metrics.units import PositiveSeconds, Seconds
 
@@ -59,26 +61,38 @@ class Phases(Strict):
     quiet: PositiveSeconds = 30.0
 
 
-class Schedule(Strict):
-    """When a fault plays: first `at`, then `every`, at most `times` (needs `every`), each up to `jitter` later."""
-
-    at: Seconds = 0.0
-    every: PositiveSeconds | None = None
-    times: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    jitter: Seconds = 0.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultEntry:
-    """One entry under `faults`: which fault, with what parameters, when."""
+    """One fault of the file, alone or in a group, with what is written under its name."""
 
-    index: int
-    """Its position in the file."""
+    place: Place
+    """Where it stands: `("faults", 2)`, or `("faults", 2, "sequence", 0)` in a group."""
     name: str
     fault: "Fault"
     params: Mapping[str, Any]
     """As written."""
+    begins_s: float = 0.0
+    """In a group: how long after the group, or in a sequence after the fault before it."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from any other: `2`, `2.sequence.0`."""
+        return ".".join(map(str, self.place[1:]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One entry under `faults`: a fault, or several `sequence` (one after the other) or `parallel` ones; and when."""
+
+    place: Place
+    kind: Literal["single", "sequence", "parallel"]
     schedule: Schedule
+    entries: tuple[FaultEntry, ...]
+
+    @property
+    def key(self) -> str:
+        """Its position in the file."""
+        return str(self.place[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +110,17 @@ class Experiment:
     seed: int | None
     load: Load
     phases: Phases
-    faults: tuple[FaultEntry, ...]
+    units: tuple[Unit, ...]
+    blast_radius: BlastRadius | None
     expect: tuple[Mapping[str, Any], ...]
     guardrails: "tuple[tuple[str, Guardrail], ...]"
     overrides: Mapping[str, Any]
     tags: tuple[str, ...]
+
+    @property
+    def faults(self) -> tuple[FaultEntry, ...]:
+        """Every fault, those of groups too, in the order of the file."""
+        return tuple(entry for unit in self.units for entry in unit.entries)
 
     @property
     def locustfile(self) -> Path | None:
@@ -142,7 +162,9 @@ def _file(*, checked: bool) -> TypeAdapter[Any]:
     """Built on first use, since it lists every registered fault and guardrail."""
     faults = {name: written_as(FAULTS[name], checked=checked) for name in FAULTS}
     guardrails = {name: written_as(GUARDRAILS[name], checked=checked) for name in GUARDRAILS}
-    fault_entry: Any = _any_of("FaultEntry", Schedule, faults)
+    item: Any = _any_of("FaultItem", Step, faults)
+    groups: dict[str, Any] = {kind: Annotated[list[item], Field(min_length=1)] for kind in GROUPS}
+    fault_entry: Any = _any_of("FaultEntry", Schedule, {**faults, **groups})
     guardrail_entry: Any = _any_of("GuardrailEntry", Strict, guardrails)
     fields: dict[str, Any] = {
         "title": (str, Field(min_length=1, max_length=200)),
@@ -154,6 +176,10 @@ def _file(*, checked: bool) -> TypeAdapter[Any]:
         "faults": (list[fault_entry], []),
         "expect": (list[Any], Field(min_length=1, description="what must hold; see `holdfast list checkers`")),
         "guardrails": (list[guardrail_entry], Field(default=[], description="when to stop early")),
+        "blast_radius": (
+            BlastRadius | None,
+            Field(default=None, description="how much of a role faults may take at once"),
+        ),
         "set": (dict[str, Any], Field(default={}, description="changes to the target: portal.env.VERSION: v2")),
         "tags": (list[str], []),
     }
@@ -180,7 +206,8 @@ def _resolve(path: Path, written: Salvaged[Any], target: Path | None) -> Experim
         seed=model.seed,
         load=model.load or Load(),
         phases=model.phases,
-        faults=tuple(_fault_entries(model.faults, written)),
+        units=tuple(_units(model.faults, written)),
+        blast_radius=model.blast_radius,
         expect=tuple(expect) if isinstance(expect, list) else (),
         guardrails=tuple(
             (name, guardrail)
@@ -193,12 +220,29 @@ def _resolve(path: Path, written: Salvaged[Any], target: Path | None) -> Experim
     )
 
 
-def _fault_entries(entries: Sequence[Any], written: Salvaged[Any]) -> Iterator[FaultEntry]:
-    """The faults, at the positions that they have in the file."""
+def _units(entries: Sequence[Any], written: Salvaged[Any]) -> Iterator[Unit]:
+    """The entries under `faults`, each with its position in the file."""
     for kept, entry in enumerate(entries):
-        index = int(written.original(("faults", kept))[-1])
-        schedule = Schedule.model_construct(at=entry.at, every=entry.every, times=entry.times, jitter=entry.jitter)
-        for name in FAULTS:
-            if (fault := getattr(entry, name)) is not None:
-                params = written.document.data["faults"][index][name]
-                yield FaultEntry(index=index, name=name, fault=fault, params=params, schedule=schedule)
+        place = written.original(("faults", kept))
+        kind = next((kind for kind in GROUPS if getattr(entry, kind)), None)
+        if kind is None:
+            found = tuple(_fault_of(entry, place, written))
+        else:
+            found = tuple(
+                one
+                for inner, item in enumerate(getattr(entry, kind))
+                for one in _fault_of(item, written.original(("faults", kept, kind, inner)), written, begins_s=item.at)
+            )
+        if found:
+            yield Unit(place=place, kind=kind or "single", schedule=entry, entries=found)
+
+
+def _fault_of(entry: Any, place: Place, written: Salvaged[Any], *, begins_s: float = 0.0) -> Iterator[FaultEntry]:
+    """The fault that an entry names; none where it has mistakes."""
+    here: Any = written.document.data
+    for part in place:
+        here = here[part]
+    for name in FAULTS:
+        if (fault := getattr(entry, name)) is not None:
+            yield FaultEntry(place=place, name=name, fault=fault, params=here[name], begins_s=begins_s)
+            return

@@ -1,6 +1,6 @@
 """The experiment resolved: when each fault plays and whom it takes, as a pure function of file, target and seed.
 
-Experiment + roles + seed -> times (at + k * every + jitter) -> victims, in order of time -> Plan
+Experiment + roles + seed -> times (see `chaos.scheduling`) -> victims, in order of time -> Plan
 """
 
 from collections import Counter
@@ -11,10 +11,12 @@ from typing import Any, Final
 
 from chaos.crosschecks import unknown_names
 from chaos.errors import ExperimentError
-from chaos.experiment import Experiment, FaultEntry, Schedule
-from chaos.faults.fault import Fault, NotThereError, RoleShape, requirement_of
+from chaos.experiment import Experiment, FaultEntry
+from chaos.faults.fault import Fault, NotThereError, RoleShape, most_at_once, requirement_of
 from chaos.parameters import keys_of
 from chaos.requirement import Requirement
+from chaos.schedule import BlastRadius, Following, Reaching, Trigger
+from chaos.scheduling import Due, Follow, Reach, due_of
 from chaos.wording import Finding, suggest
 from metrics.arrivals import ArrivalsError, resolve
 from metrics.units import format_duration
@@ -26,14 +28,20 @@ SETTLE_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Occurrence:
-    """One fault at one time on chosen victims; `at_s` counts from the start of the phase `faults`."""
+    """One fault at one time on chosen victims; `at_s` counts from the start of the phase `faults`.
+
+    With a trigger it is the soonest that can come; `latest_s` is the latest.
+    """
 
     fault_id: str
     name: str
     fault: Fault
     at_s: float
     instances: tuple[str, ...]
+    """Whom it takes, or for a choice that is made when it plays, among whom."""
     params: Mapping[str, Any]
+    latest_s: float | None = None
+    trigger: Trigger | None = None
 
     @property
     def aim(self) -> str:
@@ -49,12 +57,13 @@ class Occurrence:
             "heal_after_s": self.fault.heal_after_s,
             "instances": list(self.instances),
             "params": dict(self.params),
+            **({} if self.trigger is None else {"latest_s": self.latest_s, **self.trigger.to_json()}),
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run will do; nothing of it is decided later."""
+    """What a run will do; of what is decided while it goes on (a trigger, who leads), between which bounds."""
 
     title: str
     seed: int
@@ -67,6 +76,7 @@ class Plan:
     guardrails: tuple[Mapping[str, Any], ...]
     requires: Requirement = field(default_factory=Requirement)
     """What the faults need of the target before it starts, and of the machine."""
+    blast_radius: BlastRadius | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json, see docs/formats.md."""
@@ -81,16 +91,8 @@ class Plan:
             "expect": [dict(entry) for entry in self.expect],
             "guardrails": [dict(entry) for entry in self.guardrails],
             "requires": self.requires.to_json(),
+            "blast_radius": None if self.blast_radius is None else self.blast_radius.to_json(),
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Due:
-    """An occurrence whose victims are not chosen yet."""
-
-    entry: FaultEntry
-    number: int
-    at_s: float
 
 
 def plan(
@@ -114,10 +116,10 @@ def plan(
     written = experiment.written
     unfit = {} if roles is None else _unfit(experiment, _Roles(roles))
     found: list[Finding] = [finding for findings in unfit.values() for finding in findings]
-    due = _times(experiment, seed, found)
+    due = due_of(experiment, seed, found)
     known = {name: shape for name, shape in (roles or {}).items() if shape is not None}
-    playing = [one for one in due if one.entry.index not in unfit]
-    timeline = () if roles is None else _choose_victims(playing, known, seed, found)
+    playing = [one for one in due if one.entry.key not in unfit]
+    timeline = () if roles is None else _choose_victims(playing, known, seed, experiment.blast_radius, found)
     requires = Requirement() if roles is None else _requirements(experiment, unfit, _Roles(roles), names or {}, found)
     path = experiment.load.probe.path or probe_path
     if experiment.locustfile is None and path is None and written.whole(("load",)):
@@ -137,13 +139,14 @@ def plan(
         expect=experiment.expect,
         guardrails=tuple(written.document.data.get("guardrails") or ()),
         requires=requires,
+        blast_radius=experiment.blast_radius,
     )
 
 
 def lacking(experiment: Experiment, roles: Mapping[str, RoleShape]) -> list[str]:
     """What this machine has not got of what the faults of a valid experiment need, each with the fault's line."""
     findings = [
-        (("faults", entry.index, entry.name), text)
+        ((*entry.place, entry.name), text)
         for entry in experiment.faults
         for text in requirement_of(entry.fault, roles).lacking()
     ]
@@ -176,15 +179,15 @@ class _Roles(Mapping[str, RoleShape]):
         return len(self._roles)
 
 
-def _unfit(experiment: Experiment, roles: Mapping[str, RoleShape]) -> dict[int, list[Finding]]:
+def _unfit(experiment: Experiment, roles: Mapping[str, RoleShape]) -> dict[str, list[Finding]]:
     """The entries that cannot be played on this target even while nothing else plays, by index, with why.
 
     Also those of which that cannot be told, because they or their role have mistakes: with nothing.
     """
-    unfit: dict[int, list[Finding]] = {}
+    unfit: dict[str, list[Finding]] = {}
     for entry in experiment.faults:
-        place = ("faults", entry.index, entry.name)
-        certain = experiment.written.meant(place) and _intact(experiment, entry, seconds=False)
+        place = (*entry.place, entry.name)
+        certain = experiment.written.meant(place) and _intact(experiment, entry)
         told: Sequence[str] = ()
         try:
             entry.fault.choose(roles, frozenset(), Random(0))  # noqa: S311  (whom it takes does not matter here)
@@ -197,23 +200,24 @@ def _unfit(experiment: Experiment, roles: Mapping[str, RoleShape]) -> dict[int, 
         else:
             if certain:
                 continue
-        unfit.setdefault(entry.index, []).extend((place, text) for text in told)
+        unfit.setdefault(entry.key, []).extend((place, text) for text in told)
     return unfit
 
 
 def _requirements(
     experiment: Experiment,
-    unfit: Collection[int],
+    unfit: Collection[str],
     roles: Mapping[str, RoleShape],
     names: Mapping[str, Collection[str]],
     found: list[Finding],
 ) -> Requirement:
     """What all faults need, as far as they fit the target; what cannot be had goes to `found`."""
-    whole = Requirement()
+    awaited = tuple(unit.schedule.when.observe for unit in experiment.units if unit.schedule.when is not None)
+    whole = Requirement(readings=tuple(dict.fromkeys(awaited)))
     for entry in experiment.faults:
-        if entry.index in unfit:
+        if entry.key in unfit:
             continue
-        place = ("faults", entry.index, entry.name)
+        place = (*entry.place, entry.name)
         try:
             needed = requirement_of(entry.fault, roles)
             whole = whole.merged(needed)
@@ -243,97 +247,123 @@ def _not_in_target(
             yield f"role {role!r} is external: how it starts is not ours to change"
 
 
-def _intact(experiment: Experiment, entry: FaultEntry, *, seconds: bool) -> bool:
-    """Whether nothing is wrong with those parameters of a fault that are in seconds, or with all others."""
+def _intact(experiment: Experiment, entry: FaultEntry) -> bool:
+    """Whether nothing is wrong with those parameters of a fault that are not in seconds."""
     written = experiment.written
     return all(
-        written.intact(("faults", entry.index, entry.name, key))
+        written.intact((*entry.place, entry.name, key))
         for field, key in keys_of(type(entry.fault)).items()
-        if field.endswith("_s") == seconds
+        if not field.endswith("_s")
     )
 
 
-def _times(experiment: Experiment, seed: int, found: list[Finding]) -> list[_Due]:
-    """When each entry plays, in order of time; of those whose times are as their author wants them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hold:
+    """What one occurrence has in its hands, and until when at the latest."""
 
-    Every entry has a generator of its own: a new entry moves no other.
-    """
-    due: list[_Due] = []
-    room_s = experiment.phases.faults
-    for entry in experiment.faults if experiment.written.whole(("phases", "faults")) else ():
-        place = ("faults", entry.index)
-        if not experiment.written.intact((*place, "at")) or not _intact(experiment, entry, seconds=True):
-            continue
-        rng = Random(f"{seed}:times:{entry.index}")  # noqa: S311  (repeatable, not secret)
-        lasts_s = entry.fault.heal_after_s or 0.0
-        latest_s = room_s - lasts_s
-        starts_s = _starts(entry, latest_s)
-        if not starts_s:
-            text = (
-                f"does not fit: it begins at {format_duration(entry.schedule.at)} and is healed after "
-                f"{format_duration(lasts_s)}, but the phase faults lasts {format_duration(room_s)}"
-            )
-            found.append(((*place, entry.name), text))
-        if not all(experiment.written.intact((*place, key)) for key in Schedule.model_fields):
-            continue
-        if entry.schedule.times is not None and 0 < len(starts_s) < entry.schedule.times:
-            text = (
-                f"only {len(starts_s)} of {entry.schedule.times} fit into the phase faults of {format_duration(room_s)}"
-            )
-            found.append(((*place, "times"), text))
-        due += [
-            _Due(
-                entry=entry,
-                number=number,
-                at_s=round(min(start_s + rng.uniform(0.0, entry.schedule.jitter), latest_s), 6),
-            )
-            for number, start_s in enumerate(starts_s)
-        ]
-    return sorted(due, key=lambda one: (one.at_s, one.entry.index, one.number))
+    until_s: float
+    victims: tuple[str, ...]
+    at_once: Mapping[str, int]
+    """role -> how many of it at a time"""
 
 
-def _starts(entry: FaultEntry, latest_s: float) -> list[float]:
-    """The starts without jitter, each early enough to be healed within the phase."""
-    schedule = entry.schedule
-    if schedule.every is None:
-        return [schedule.at] if schedule.at <= latest_s else []
-    fitting = max(0, int((latest_s - schedule.at) / schedule.every + 1e-9) + 1) if schedule.at <= latest_s else 0
-    count = fitting if schedule.times is None else min(fitting, schedule.times)
-    return [schedule.at + number * schedule.every for number in range(count)]
+@dataclass(slots=True, kw_only=True)
+class _Taken:
+    """Who is in the hands of faults while victims are chosen, in order of time."""
+
+    roles: Mapping[str, RoleShape]
+    radius: BlastRadius | None
+    _holds: dict[tuple[str, int], _Hold] = field(default_factory=dict)
+    _over: dict[tuple[str, int], frozenset[tuple[str, int]]] = field(default_factory=dict)
+    """Occurrence -> those that are healed for sure when it begins, whenever that is."""
+
+    def busy(self, one: Due) -> frozenset[str]:
+        return frozenset(name for hold in self._beside(one) for name in hold.victims)
+
+    def take(self, one: Due, victims: tuple[str, ...]) -> None:
+        """Gives them into the hands of a fault.
+
+        Raises:
+            ValueError: more of a role would be taken at a time than the experiment allows.
+        """
+        fault = one.entry.fault
+        at_once = self._counts(victims, most_at_once(fault, len(victims)))
+        for role, count in at_once.items():
+            taken = sum(hold.at_once.get(role, 0) for hold in self._beside(one)) + count
+            members = len(self.roles[role].zones)
+            if self.radius is not None and taken > self.radius.allows(members):
+                raise ValueError(
+                    f"with it {taken} of {members} {role} would be in the hands of faults at a time, and blast_radius "
+                    f"allows {self.radius.allows(members)}"
+                )
+        until_s = one.latest_s + fault.takes_s(len(victims)) + SETTLE_S
+        self._holds[one.entry.key, one.number] = _Hold(until_s=until_s, victims=victims, at_once=at_once)
+
+    def _beside(self, one: Due) -> list[_Hold]:
+        """What may still be in other hands when an occurrence begins."""
+        over = self._over_before(one)
+        return [hold for other, hold in self._holds.items() if one.at_s < hold.until_s and other not in over]
+
+    def _over_before(self, one: Due) -> frozenset[tuple[str, int]]:
+        follows = one.trigger.of if isinstance(one.trigger, Follow) else ()
+        over = frozenset(it for other in follows for it in self._over.get(other, ()))
+        if isinstance(one.trigger, Follow) and one.trigger.moment == "healed":
+            over |= frozenset(follows)
+        self._over[one.entry.key, one.number] = over
+        return over
+
+    def _counts(self, victims: tuple[str, ...], at_once: int) -> dict[str, int]:
+        of_role = {name: role for role, shape in self.roles.items() for name in shape.zones}
+        counts = Counter(of_role[name] for name in victims)
+        return {role: min(count, at_once) for role, count in counts.items()}
 
 
 def _choose_victims(
-    due: Sequence[_Due], roles: Mapping[str, RoleShape], seed: int, found: list[Finding]
+    due: Sequence[Due], roles: Mapping[str, RoleShape], seed: int, radius: BlastRadius | None, found: list[Finding]
 ) -> tuple[Occurrence, ...]:
-    rngs = {one.entry.index: Random(f"{seed}:victims:{one.entry.index}") for one in due}  # noqa: S311
+    rngs = {one.entry.key: Random(f"{seed}:victims:{one.entry.key}") for one in due}  # noqa: S311
     numbers: Counter[str] = Counter()
-    busy_until: dict[str, float] = {}
+    taken = _Taken(roles=roles, radius=radius)
     timeline = []
-    failed: set[int] = set()
+    failed: set[str] = set()
+    ids: dict[tuple[str, int], str] = {}
     for one in due:
         entry = one.entry
-        busy = frozenset(name for name, until_s in busy_until.items() if one.at_s < until_s)
         try:
-            victims = entry.fault.choose(roles, busy, rngs[entry.index])
+            victims = entry.fault.choose(roles, taken.busy(one), rngs[entry.key])
+            taken.take(one, victims)
         except ValueError as error:
-            if entry.index not in failed:  # once an entry: the later occurrences fail for the same reason
-                failed.add(entry.index)
+            if entry.key not in failed:  # once an entry: the later occurrences fail for the same reason
+                failed.add(entry.key)
                 text = f"at {format_duration(one.at_s)} of the phase: {error}"
-                found.append((("faults", entry.index, entry.name), text))
+                found.append(((*entry.place, entry.name), text))
             continue
         numbers[entry.name] += 1
-        busy_until |= dict.fromkeys(victims, one.at_s + entry.fault.takes_s(len(victims)) + SETTLE_S)
+        fault_id = ids[entry.key, one.number] = f"{entry.name}-{numbers[entry.name]}"
         timeline.append(
             Occurrence(
-                fault_id=f"{entry.name}-{numbers[entry.name]}",
+                fault_id=fault_id,
                 name=entry.name,
                 fault=entry.fault,
                 at_s=one.at_s,
+                latest_s=one.latest_s,
+                trigger=_trigger(one, ids),
                 instances=victims,
                 params=entry.params,
             )
         )
     return tuple(timeline)
+
+
+def _trigger(one: Due, ids: Mapping[tuple[str, int], str]) -> Trigger | None:
+    if isinstance(one.trigger, Reach):
+        reach = one.trigger
+        return Reaching(entry=reach.entry, when=reach.when, within_s=reach.within_s, delay_s=reach.delay_s)
+    if isinstance(one.trigger, Follow):
+        # What has no victims is told, and then nothing of the plan is used.
+        fault_ids = tuple(ids[other] for other in one.trigger.of if other in ids)
+        return Following(fault_ids=fault_ids, moment=one.trigger.moment, delay_s=one.trigger.delay_s)
+    return None
 
 
 def _load(experiment: Experiment, found: list[Finding]) -> dict[str, Any] | None:

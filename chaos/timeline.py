@@ -17,7 +17,8 @@ def render_plan(plan: Plan) -> str:
             if one.fault.heal_after_s is None
             else f"healed after {format_duration(one.fault.heal_after_s)}"
         )
-        lines.append(f"  {one.at_s:>8.3f} s  {one.fault_id:<12} {one.aim}  ({healed})")
+        due = "" if one.trigger is None else f"{one.trigger.text()}, by {format_duration(one.latest_s or 0.0)}; "
+        lines.append(f"  {one.at_s:>8.3f} s  {one.fault_id:<12} {one.aim}  ({due}{healed})")
     if not plan.timeline:
         lines.append("  none")
     if plan.requires:

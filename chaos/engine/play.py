@@ -1,20 +1,22 @@
 r"""One fault, from its undo record to the proof that nothing of it is left.
 
+due (a time, or a trigger) -> who leads, where that is asked for ->
 undo record synced -> inject -> effect proven -> wait -> heal -> heal proven -> undo record done
                          \\________ whatever happens here ________/
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
+from chaos.engine.cues import Cues, NeverDueError
 from chaos.engine.switch import uninterrupted
-from chaos.errors import HoldfastError
-from chaos.faults.fault import Proof, Scene
+from chaos.errors import HoldfastError, TargetError
+from chaos.faults.fault import DecidedLate, Proof, Scene
 from chaos.planner import Occurrence
 from chaos.targets.target import Target
 from chaos.undo import UndoLog
@@ -26,6 +28,8 @@ EFFECT_LIMIT_S: Final = 3.0
 HEAL_LIMIT_S: Final = 60.0
 HEAL_PROOF_LIMIT_S: Final = 30.0
 HEAL_TRIES: Final = 2
+CHOICE_LIMIT_S: Final = 5.0
+"""How long nobody may lead before a fault on the leader is given up."""
 _LOOK_EVERY_S: Final = 0.02
 _ONE_LOOK_S: Final = 2.0
 _MENDABLE: Final = (HoldfastError, OSError, TimeoutError)
@@ -54,32 +58,78 @@ class Stage:
         Raises:
             OSError: that could not be written down; all are healed nevertheless.
         """
-        started_s = asyncio.get_running_loop().time()
+        cues = Cues(target=self.target, timeline=timeline)
         try:
             async with asyncio.TaskGroup() as group:
                 for occurrence in timeline:
-                    group.create_task(self._play_at(started_s + occurrence.at_s, occurrence), name=occurrence.fault_id)
+                    group.create_task(self._play_when_due(cues, occurrence), name=occurrence.fault_id)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
 
-    async def play(self, occurrence: Occurrence) -> None:
-        """Plays one occurrence now; when cancelled, it is healed all the same."""
+    async def play(self, occurrence: Occurrence, *, shown: Callable[[], None] = lambda: None) -> bool:
+        """Plays one occurrence now, and gives whether it was healed; when cancelled, it is healed all the same.
+
+        `shown` is called when its effect is proven.
+        """
         async with AsyncExitStack() as held:
             for name in sorted(occurrence.instances):  # in one order, so that two never wait for each other
                 await held.enter_async_context(self.locks.setdefault(name, asyncio.Lock()))
-            await _Play(stage=self, occurrence=occurrence).run()
+            chosen = await self._choose(occurrence)
+            if chosen is None:
+                return False
+            playing = _Play(stage=self, occurrence=occurrence, chosen=chosen, shown=shown)
+            await playing.run()
+            return playing.healed
 
-    async def _play_at(self, when_s: float, occurrence: Occurrence) -> None:
-        await asyncio.sleep(max(0.0, when_s - asyncio.get_running_loop().time()))
-        await self.play(occurrence)
+    async def _play_when_due(self, cues: Cues, occurrence: Occurrence) -> None:
+        try:
+            by = await cues.wait(occurrence)
+            if by is not None:
+                self.events.append("fault.triggered", fault_id=occurrence.fault_id, **by)
+            if await self.play(occurrence, shown=lambda: cues.shown(occurrence.fault_id)):
+                cues.healed(occurrence.fault_id)
+        except NeverDueError as error:
+            self.events.append("fault.failed", fault_id=occurrence.fault_id, step="wait", error=str(error))
+        finally:
+            cues.over(occurrence.fault_id)
+
+    async def _choose(self, occurrence: Occurrence) -> "_Chosen | None":
+        """Whom it takes; None where that cannot be told, which is written down."""
+        if not isinstance(occurrence.fault, DecidedLate):
+            return _Chosen(instances=occurrence.instances)
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + CHOICE_LIMIT_S
+        while True:
+            try:
+                instances, by = await occurrence.fault.narrow(self.target, occurrence.instances)
+                break
+            except TargetError as error:
+                if loop.time() >= ends_s:
+                    self.events.append("fault.failed", fault_id=occurrence.fault_id, step="choose", error=str(error))
+                    return None
+            await asyncio.sleep(_LOOK_EVERY_S)
+        if by:
+            self.events.append("fault.chosen", fault_id=occurrence.fault_id, instances=list(instances), evidence=by)
+        return _Chosen(instances=instances, by=by)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """Whom an occurrence takes, and by what that was decided when it played, if it was."""
+
+    instances: tuple[str, ...]
+    by: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Play:
     """One occurrence while it plays."""
 
-    def __init__(self, *, stage: Stage, occurrence: Occurrence) -> None:
+    def __init__(self, *, stage: Stage, occurrence: Occurrence, chosen: _Chosen, shown: Callable[[], None]) -> None:
         self._stage = stage
         self._occurrence = occurrence
+        self._chosen = chosen
+        self._shown = shown
+        self.healed = False
         self._fault = occurrence.fault
         self._injected_s: float | None = None
         self._kept = False
@@ -88,7 +138,7 @@ class _Play:
         self._scene = Scene.open(
             fault_id=occurrence.fault_id,
             target=stage.target,
-            instances=occurrence.instances,
+            instances=chosen.instances,
             took_hold=self._took_hold,
             record=lambda steps: stage.undo.record(occurrence.fault_id, steps),
         )
@@ -118,7 +168,10 @@ class _Play:
         self._took_hold()
         injected_s = self._injected_s if self._injected_s is not None else asyncio.get_running_loop().time()
         proof = await self._prove(self._fault.effect, EFFECT_LIMIT_S)
-        self._event("fault.effect", proven=proof.proven, evidence=dict(proof.evidence))
+        chosen = {"chosen": dict(self._chosen.by)} if self._chosen.by else {}
+        self._event("fault.effect", proven=proof.proven, evidence={**proof.evidence, **chosen})
+        if proof.proven:
+            self._shown()
         if self._fault.heal_after_s is None:
             self._kept = proof.proven
         else:
@@ -135,6 +188,7 @@ class _Play:
         # What could not even be healed will not become right by waiting: one look says what is left.
         proof = await self._prove(look, HEAL_PROOF_LIMIT_S if healed else 0.0)
         self._event("fault.heal_proven", proven=proof.proven, evidence=dict(proof.evidence))
+        self.healed = proof.proven
         if proof.proven:
             self._written(self._stage.undo.done, self._occurrence.fault_id)
         else:
@@ -149,7 +203,7 @@ class _Play:
             self._event(
                 "fault.injected",
                 fault=self._occurrence.name,
-                instances=list(self._occurrence.instances),
+                instances=list(self._chosen.instances),
                 params=dict(self._occurrence.params),
             )
 

@@ -150,4 +150,29 @@ def requirement_of(fault: Fault, roles: Mapping[str, RoleShape]) -> Requirement:
     return fault.requires(roles) if isinstance(fault, Requiring) else Requirement()
 
 
+@runtime_checkable
+class DecidedLate(Protocol):
+    """A fault that knows only when it plays whom of the chosen it takes: all of them are kept free for it."""
+
+    async def narrow(self, target: Target, instances: tuple[str, ...]) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+        """Whom it takes, and by what that was decided (nothing where nothing was left to decide).
+
+        Raises:
+            TargetError: that cannot be told now; it is asked again for a while.
+        """
+
+
+@runtime_checkable
+class Gradual(Protocol):
+    """A fault that never has all of the chosen in its hands at a time."""
+
+    def takes_at_once(self, victims: int) -> int:
+        """How many of so many it takes at a time, at most."""
+
+
+def most_at_once(fault: Fault, victims: int) -> int:
+    """How many of so many victims a fault takes at a time, at most."""
+    return min(victims, fault.takes_at_once(victims)) if isinstance(fault, Gradual) else victims
+
+
 FAULTS: Registry[type[Fault]] = Registry("chaos.faults", "fault")

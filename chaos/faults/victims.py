@@ -1,14 +1,18 @@
 """Whom a fault on instances takes: chosen purely from the topology, the seed and who is free at the time."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from chaos.errors import TargetError
 from chaos.faults.fault import NotThereError, RoleShape
+from chaos.requirement import Requirement
+from chaos.targets.target import Target
 from metrics.units import Ratio
 
 
@@ -16,8 +20,11 @@ from metrics.units import Ratio
 class Victims:
     """Instances of `role`: one, or as many as `count`, `percent`, `all`, `one_per_zone` or `instance` say.
 
-    `zone` narrows the choice; alone it means every instance of that zone. The last instances of a role are taken only
-    when that is written down: `all`, `percent: 100%`, or their names.
+    `zone` narrows the choice; alone it means every instance of that zone. `leader` names a reading of the target's
+    `observe` that says which instance leads when the fault plays; until then the whole role is kept free for it. The
+    last instances of a role are taken only when that is written down: `all`, `percent: 100%`, `leader`, or their names.
+
+    A fault that has a `requires` of its own merges this one's into it.
     """
 
     role: str
@@ -27,13 +34,32 @@ class Victims:
     one_per_zone: bool = False
     zone: str | None = None
     instance: str | None = None
+    leader: Annotated[str, Field(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
         chosen = [name for name, given in self._selections().items() if given]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other: keep one")
-        if self.zone is not None and (self.one_per_zone or self.instance is not None):
+        if self.zone is not None and (self.one_per_zone or self.instance is not None or self.leader is not None):
             raise ValueError(f"zone and {chosen[0]} exclude each other: keep one")
+
+    def requires(self, roles: Mapping[str, RoleShape]) -> Requirement:  # noqa: ARG002
+        """The reading that says who leads, where that is asked for."""
+        return Requirement(readings=() if self.leader is None else (self.leader,))
+
+    def takes_at_once(self, victims: int) -> int:
+        """All of them, but of the role that is kept free for its leader only one."""
+        return victims if self.leader is None else 1
+
+    async def narrow(self, target: Target, instances: tuple[str, ...]) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+        """The leader of now, where that is asked for; see `chaos.faults.fault.DecidedLate`."""
+        if self.leader is None:
+            return instances, {}
+        value = await target.observe(self.leader)
+        leading = tuple(name for name in instances if _names(str(value), name))
+        if not leading:
+            raise TargetError(f"nobody of {', '.join(instances)} leads: {self.leader} says {value!r}")
+        return leading, {"reading": self.leader, "value": value}
 
     def choose(self, roles: Mapping[str, RoleShape], busy: frozenset[str], rng: Random) -> tuple[str, ...]:
         """The victims in the order of their numbers; see `chaos.faults.fault.Fault.choose`."""
@@ -53,6 +79,10 @@ class Victims:
     def _choose(self, shape: RoleShape, candidates: list[str], free: list[str], rng: Random) -> set[str]:
         if self.instance is not None:
             return {_named(self.instance, free)}
+        if self.leader is not None:
+            if taken := [name for name in candidates if name not in free]:
+                raise ValueError(f"who leads is known only then, and {', '.join(taken)} would be in other hands")
+            return set(candidates)
         if self.one_per_zone:
             return _one_per_zone(shape, free, rng)
         wanted = self._wanted(len(candidates))
@@ -91,7 +121,7 @@ class Victims:
         return 1
 
     def _whole_role_is_meant(self) -> bool:
-        return self.all or self.percent == 1 or self.instance is not None
+        return self.all or self.percent == 1 or self.instance is not None or self.leader is not None
 
     def _selections(self) -> dict[str, bool]:
         return {
@@ -100,6 +130,7 @@ class Victims:
             "all": self.all,
             "one_per_zone": self.one_per_zone,
             "instance": self.instance is not None,
+            "leader": self.leader is not None,
         }
 
 
@@ -115,6 +146,11 @@ def find_role(roles: Mapping[str, RoleShape], name: str) -> RoleShape:
     if roles[name].external:
         raise NotThereError([f"role {name!r} is external: its processes are not ours to signal"])
     return roles[name]
+
+
+def _names(value: str, instance: str) -> bool:
+    """Whether a reading names an instance: its name alone, or with something behind it (`settlement-1/3fa9`)."""
+    return re.fullmatch(rf"{re.escape(instance)}(?:[^\w-].*)?", value) is not None
 
 
 def _one_per_zone(shape: RoleShape, free: list[str], rng: Random) -> set[str]:

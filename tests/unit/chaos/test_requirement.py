@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chaos.errors import ExperimentError
+from chaos.experiment import Experiment
 from chaos.faults.fault import RoleShape, requirement_of
 from chaos.faults.kill import Kill
 from chaos.planner import Plan, lacking, plan
@@ -35,9 +36,16 @@ def planned(folder: Path, *needed: Requirement, names: Mapping[str, list[str]] |
     """The plan of one such fault for each requirement."""
     faults = "".join(f"  - kill: {{role: portal, restart_after: 1s}}\n    at: {10 * n}s\n" for n in range(len(needed)))
     read = experiment(folder, faults)
-    entries = zip(read.faults, needed, strict=True)
-    needy = tuple(replace(entry, fault=Needy(role="portal", needed=one)) for entry, one in entries)
-    return plan(replace(read, faults=needy), ROLES, 1, probe_path="/", names=names)
+    return plan(needing(read, *needed), ROLES, 1, probe_path="/", names=names)
+
+
+def needing(read: Experiment, *needed: Requirement) -> Experiment:
+    """The experiment with faults that need this, one for each entry."""
+    units = tuple(
+        replace(unit, entries=(replace(unit.entries[0], fault=Needy(role="portal", needed=one)),))
+        for unit, one in zip(read.units, needed, strict=True)
+    )
+    return replace(read, units=units)
 
 
 PRELOAD = Requirement(env={"portal": {"LD_PRELOAD": "/lib/one.so"}})
@@ -87,10 +95,9 @@ def test_what_the_machine_lacks_is_told_before_anything_starts(tmp_path: Path) -
     """A program that nobody has, and a check that says no."""
     read = experiment(tmp_path, "  - kill: {role: portal}\n")
     needed = Requirement(programs=("no-such-program", "sh"), capabilities=("a test's moon",))
-    needy = replace(read, faults=(replace(read.faults[0], fault=Needy(role="portal", needed=needed)),))
 
     assert lacking(read, ROLES) == []
-    moon, program = lacking(needy, ROLES)
+    moon, program = lacking(needing(read, needed), ROLES)
     assert "experiment.yaml:7: faults.0.kill: needs the program 'no-such-program'" in program
     assert "needs a test's moon: there is no moon here; wait for the night" in moon
 

@@ -33,7 +33,7 @@ def told_stage(request: bytes) -> bytes:
     method, path, _ = request.decode().split(" ", 2)
     if method == "POST":
         stage[0] = path.removeprefix("/stage/")
-    body = json.dumps({"stage": stage[0]})
+    body = json.dumps({"stage": stage[0], "leader": "portal-2/since-ever"})
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
 
 
