@@ -92,9 +92,9 @@ class Deploy:
             raise NotThereError([f"role {self.role!r} has one instance: there is no half of it to deploy"])
         return members
 
-    def takes_at_once(self, victims: int) -> int:  # noqa: ARG002
-        """One after the other."""
-        return 1
+    def takes_at_once(self, victims: int) -> int:
+        """One after the other, unless the strategy says otherwise."""
+        return victims if self.strategy == "all_at_once" else 1
 
     def undo_steps(self, scene: Scene) -> list[Step]:
         """Start each with the settings of before, unless it runs with them."""

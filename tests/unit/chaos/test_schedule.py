@@ -162,6 +162,7 @@ def test_a_leader_is_chosen_among_the_whole_role_and_needs_its_reading(tmp_path:
         ("{percent: 50%}", "  - kill: {role: portal}\n  - pause: {role: portal, count: 2}\n    at: 5s\n", None),
         ("{percent: 50%}", "  - kill: {role: db, all: true}\n", "blast_radius allows 0"),
         ("{instances: 1}", "  - deploy: {role: portal, set: {env.A: b}}\n", None),
+        ("{instances: 2}", "  - deploy: {role: portal, set: {env.A: b}, strategy: all_at_once}\n", "with it 4 of 4"),
         ("{instances: 1}", "  - kill: {role: portal, leader: stage}\n", None),
         (
             "{instances: 1}",
