@@ -43,13 +43,20 @@ class Ports:
     admin: int
 
 
-def envoy_configuration(ports: Ports, upstreams: Sequence[Upstream], *, retries: bool, instance: str) -> dict[str, Any]:
-    """The bootstrap configuration, ready to be written as JSON."""
+def envoy_configuration(
+    ports: Ports, upstreams: Sequence[Upstream], *, retries: bool, instance: str, fault_prefixes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The bootstrap configuration, ready to be written as JSON.
+
+    For each of `fault_prefixes` ("/" or "/v1/deposits") it has a filter that can abort and delay the requests below it;
+    they do nothing until told to by the administration's runtime settings. Without any, no request passes one.
+    """
     return {
+        **({"layered_runtime": _RUNTIME} if fault_prefixes else {}),
         "node": {"id": instance, "cluster": "savings"},
         "admin": {"address": _loopback(ports.admin)},
         "static_resources": {
-            "listeners": [_listener(ports.clients, retries=retries)],
+            "listeners": [_listener(ports.clients, retries=retries, fault_prefixes=fault_prefixes)],
             "clusters": [_cluster(upstreams)],
         },
         "overload_manager": {
@@ -67,7 +74,7 @@ def envoy_configuration(ports: Ports, upstreams: Sequence[Upstream], *, retries:
     }
 
 
-def _listener(port: int, *, retries: bool) -> dict[str, Any]:
+def _listener(port: int, *, retries: bool, fault_prefixes: Sequence[str]) -> dict[str, Any]:
     manager = {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "clients",
@@ -88,10 +95,11 @@ def _listener(port: int, *, retries: bool) -> dict[str, Any]:
         "access_log": [_access_log()],
         "local_reply_config": _local_replies(),
         "http_filters": [
+            *(_fault_filter(prefix) for prefix in fault_prefixes),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
-            }
+            },
         ],
         "route_config": {
             "name": "savings",
@@ -113,6 +121,29 @@ def _listener(port: int, *, retries: bool) -> dict[str, Any]:
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],
+    }
+
+
+_RUNTIME: Final = {"layers": [{"name": "administration", "admin_layer": {}}]}
+
+
+def _fault_filter(prefix: str) -> dict[str, Any]:
+    # The keys of "/" are those that Envoy has by itself: fault.http.abort.abort_percent and so on.
+    key = ".".join(filter(None, ("fault.http", *prefix.split("/"))))
+    never = {"numerator": 0, "denominator": "MILLION"}
+    matching = {} if prefix == "/" else {"headers": [{"name": ":path", "string_match": {"prefix": prefix}}]}
+    return {
+        "name": f"envoy.filters.http.fault{prefix.rstrip('/')}",
+        "typed_config": {
+            "@type": f"{_TYPE}.extensions.filters.http.fault.v3.HTTPFault",
+            "abort": {"http_status": 503, "percentage": never},
+            "abort_percent_runtime": f"{key}.abort.abort_percent",
+            "abort_http_status_runtime": f"{key}.abort.http_status",
+            "delay": {"fixed_delay": "0.001s", "percentage": never},
+            "delay_percent_runtime": f"{key}.delay.fixed_delay_percent",
+            "delay_duration_runtime": f"{key}.delay.fixed_duration_ms",
+            **matching,
+        },
     }
 
 

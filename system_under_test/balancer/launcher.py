@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -14,6 +15,7 @@ from system_under_test.balancer.upstreams import Upstream, parse_upstreams
 from system_under_test.ready_file import write_ready_file
 from system_under_test.settings import (
     Arguments,
+    ConfigurationError,
     ExistingFolder,
     FileToBe,
     Name,
@@ -33,6 +35,10 @@ _OPTIONS: Final = (
 )
 
 
+_FAULTS_VARIABLE: Final = re.compile(r"HTTP_FAULTS(_\w+)?")
+_FAULTS_PREFIX: Final = re.compile(r"/|(/[A-Za-z0-9_-]+)+")
+
+
 class BalancerSettings(Settings):
     """What the balancer is told."""
 
@@ -50,14 +56,19 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser = Arguments(
         "balancer",
         "The load balancer. Reads HOLDFAST_PORT, HOLDFAST_PORT_ADMIN, HOLDFAST_DATA_DIR, HOLDFAST_READY_FILE,"
-        " UPSTREAMS (127.0.0.1:20011@a,127.0.0.1:20012@b) and RETRIES (on, off).",
+        " UPSTREAMS (127.0.0.1:20011@a,127.0.0.1:20012@b), RETRIES (on, off), and HTTP_FAULTS and any HTTP_FAULTS_*:"
+        " each a path below which requests can be aborted and delayed on demand (/, /v1/deposits).",
     )
     parser.parse_args(arguments)
     settings = read_settings(BalancerSettings, environment)
     envoy = _envoy()
     ports = Ports(clients=settings.port, admin=settings.admin_port)
     configuration = envoy_configuration(
-        ports, settings.upstreams, retries=settings.retries == "on", instance=settings.instance
+        ports,
+        settings.upstreams,
+        retries=settings.retries == "on",
+        instance=settings.instance,
+        fault_prefixes=fault_prefixes_of(environment),
     )
     file = settings.data_dir / "envoy.json"
     file.write_text(json.dumps(configuration, indent=2), encoding="utf-8")
@@ -74,6 +85,23 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         os.execve(envoy, [str(envoy), "-c", str(file), *_OPTIONS], kept)  # noqa: S606 - becoming Envoy is the purpose
     except OSError as error:
         raise PlatformError(f"{envoy} cannot be run: {error}") from error
+
+
+def fault_prefixes_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The paths of all HTTP_FAULTS variables, sorted.
+
+    Raises:
+        ConfigurationError: one that is no path.
+    """
+    named = {name: value for name, value in environment.items() if _FAULTS_VARIABLE.fullmatch(name) and value}
+    problems = [
+        f"{name}: expected a path such as / or /v1/deposits, got {value!r}"
+        for name, value in sorted(named.items())
+        if not _FAULTS_PREFIX.fullmatch(value)
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(sorted(set(named.values())))
 
 
 def _envoy() -> Path:

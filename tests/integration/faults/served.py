@@ -1,4 +1,4 @@
-"""Playing faults step by step on a system with a database, and asking that database what it sees."""
+"""Playing faults step by step on a system that stays up, and asking its database what it sees."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,30 +11,41 @@ from typing import Any, Final
 import asyncpg
 from pydantic import TypeAdapter
 
-from chaos.faults.fault import FAULTS, Fault, Proof, Scene
+from chaos.faults.fault import FAULTS, Fault, Proof, Scene, requirement_of
 from chaos.outline import shapes
 from chaos.parameters import written_as
+from chaos.requirement import merge
 from chaos.targets.local import LocalTarget
 from chaos.targets.models import Role
 from chaos.targets.topology import Topology, load_topology
 from chaos.undo import Step
 
-SYSTEM: Final = Path(__file__).parents[2] / "contract" / "targets" / "database.yaml"
+_TARGETS: Final = Path(__file__).parents[2] / "contract" / "targets"
 LIMIT_S: Final = 15.0
 ADMIN: Final = "postgres.admin_dsn"
 
 
-def topology_with_stranger(path: Path) -> Topology:
-    """The system, and beside it a role that reports the address of a database that is not its own."""
+def with_database() -> Topology:
+    """The contract's system with a database, and beside it a role that reports an address that is not its own."""
     told = 'printf \'{"dsn": "%s"}\' "$TOLD" > "$HOLDFAST_READY_FILE"; exec sleep 600'
     stranger = Role.model_validate(
         {"command": ["sh", "-c", told], "ready": {"file": True}, "env": {"TOLD": "${postgres.admin_dsn}"}}
     )
-    topology = load_topology(path)
+    return _beside(load_topology(_TARGETS / "database.yaml"), "stranger", stranger, ["dsn"])
+
+
+def with_balancer(*prefixes: str) -> Topology:
+    """The contract's system with a balancer, started for faults below these paths; `plain` is one without any."""
+    topology = load_topology(_TARGETS / "balanced.yaml")
+    topology = _beside(topology, "plain", topology.file.roles["balancer"], ["admin_url"])
+    faults = [built("http_abort", admin="balancer.admin_url", path=prefix) for prefix in prefixes]
+    return replace(topology, requirement=merge(requirement_of(fault, shapes(topology)) for fault in faults))
+
+
+def _beside(topology: Topology, name: str, role: Role, outputs: list[str]) -> Topology:
     file = topology.file
-    roles = {**file.roles, "stranger": stranger}
-    outputs = {**file.outputs, "stranger": ["dsn"]}
-    return replace(topology, file=file.model_copy(update={"roles": roles, "outputs": outputs}))
+    more = {"roles": {**file.roles, name: role}, "outputs": {**file.outputs, name: outputs}}
+    return replace(topology, file=file.model_copy(update=more))
 
 
 def built(name: str, **parameters: Any) -> Fault:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from system_under_test.balancer.configuration import PER_TRY_S, ROUTE_S, STREAM_IDLE_S, Ports, envoy_configuration
-from system_under_test.balancer.launcher import _envoy
+from system_under_test.balancer.launcher import _envoy, fault_prefixes_of
 from system_under_test.balancer.upstreams import Upstream, parse_upstreams
 from system_under_test.services.portal.events import HEARTBEAT_S
+from system_under_test.settings import ConfigurationError
 
 NODES = parse_upstreams("127.0.0.1:20011@a,127.0.0.1:20012@b,127.0.0.1:20013@a,127.0.0.1:20014@b")
 
@@ -139,3 +140,35 @@ def test_nodes_are_read_with_and_without_zones() -> None:
         Upstream(port=1, zone="default"),
         Upstream(port=2, zone="b"),
     )
+
+
+def test_nothing_is_in_the_path_of_requests_unless_it_is_asked_for() -> None:
+    """One filter for each path, before the router, that does nothing by itself; without any only the router."""
+    asked = filters(fault_prefixes=("/", "/v1/deposits"))
+    assert [each["name"] for each in asked][-1] == "envoy.filters.http.router"
+    whole, some = (each["typed_config"] for each in asked[:-1])
+    assert whole["abort"]["percentage"]["numerator"] == whole["delay"]["percentage"]["numerator"] == 0
+    assert whole["abort_percent_runtime"] == "fault.http.abort.abort_percent"
+    assert "headers" not in whole
+    assert some["delay_duration_runtime"] == "fault.http.v1.deposits.delay.fixed_duration_ms"
+    assert some["headers"] == [{"name": ":path", "string_match": {"prefix": "/v1/deposits"}}]
+    assert [each["name"] for each in filters()] == ["envoy.filters.http.router"]
+
+
+def filters(**more: Any) -> list[Any]:
+    """What a request passes."""
+    whole = envoy_configuration(
+        Ports(clients=1, admin=2), parse_upstreams("127.0.0.1:3"), retries=True, instance="balancer-1", **more
+    )
+    assert ("layered_runtime" in whole) is bool(more)
+    (listener,) = whole["static_resources"]["listeners"]
+    found: list[Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    return found
+
+
+def test_the_paths_are_those_of_every_variable_that_begins_so() -> None:
+    """Empty ones count as not set; what is no path is told by its variable."""
+    given = {"HTTP_FAULTS_V1_DEPOSITS": "/v1/deposits", "HTTP_FAULTS": "/", "HTTP_FAULTS_X": "", "OTHER": "/x"}
+    assert fault_prefixes_of(given) == ("/", "/v1/deposits")
+    with pytest.raises(ConfigurationError, match=r"HTTP_FAULTS_X: expected a path such as / or /v1/deposits, got 'v1'"):
+        fault_prefixes_of({"HTTP_FAULTS_X": "v1"})
