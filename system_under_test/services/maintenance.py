@@ -19,6 +19,8 @@ from system_under_test.settings import Arguments, ExistingFolder, PlatformError,
 from system_under_test.storage.reconciliation import reconcile
 
 _POOL_SIZE: Final = 8
+_SIDE_BY_SIDE: Final = 2
+"""Checks at once while a window verifies: nobody reads then, and everybody waits for it."""
 
 
 class MaintenanceSettings(ServiceSettings):
@@ -34,7 +36,7 @@ class MaintenanceSettings(ServiceSettings):
 
 async def drive_windows(service: Service) -> None:
     """Takes every window from stage to stage."""
-    await WindowDriver(service, partial(reconcile, service, full=True)).run()
+    await WindowDriver(service, partial(reconcile, service, full=True, side_by_side=_SIDE_BY_SIDE)).run()
 
 
 TASKS: Final[tuple[Callable[[Service], Coroutine[None, None, None]], ...]] = (

@@ -1,6 +1,6 @@
 """Synchronises customers' sessions after the service has reopened, a chunk at a time.
 
-reopened -> all balances compared with their transfers -> sessions marked, 5,000 at a time -> none waits any more
+reopened -> all balances compared with those last verified and the transfers since -> 5,000 sessions marked at a time
 
 Until a session is marked, its owner is told "synchronising" and no number. An account that differs from its transfers
 stays so, is named in the log, and is looked at again. Runs within the maintenance process.
@@ -8,7 +8,7 @@ stays so, is named in the log, and is looked at again. Runs within the maintenan
 
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -65,7 +65,12 @@ async def keep_synchronised(service: Service) -> None:
     forgotten_s = -float("inf")
     while not service.stopping.is_set():
         progress = await service.ask(lambda: _step(service), work="synchronising", otherwise=None)
-        if progress is not None:
+        if progress is None:
+            # What nothing is done about is told all the same: a lag that stood still would look like none.
+            state = await service.ask(lambda: _state(service), work="synchronising", otherwise=None)
+            if state is not None:
+                metrics.show(state)
+        else:
             metrics.show(progress)
             _report(service, progress, last)
             last = progress
@@ -77,7 +82,14 @@ async def keep_synchronised(service: Service) -> None:
 
 
 async def _step(service: Service) -> Progress | None:
-    row = await service.database.row("select * from synchronise_sessions($1)", CHUNK)
+    return _progress(await service.database.row("select * from synchronise_sessions($1)", CHUNK))
+
+
+async def _state(service: Service) -> Progress | None:
+    return _progress(await service.database.row("select * from synchronisation_state()"))
+
+
+def _progress(row: Any) -> Progress:
     return Progress(**{**dict(row), "named": tuple(row["named"])})
 
 

@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 from system_under_test.domain.windows import Change, Facts, Stage, Step, Verdict, advance
 from system_under_test.services.service import Service
 from system_under_test.storage.database import NotDoneError, OutcomeUnknownError
-from system_under_test.storage.reconciliation import Reconciliation
+from system_under_test.storage.reconciliation import Reconciliation, check_within_s
 from system_under_test.storage.windows import Surveyed, Windows
 
 _TICK_S: Final = 0.1
@@ -23,7 +23,8 @@ _TICK_S: Final = 0.1
 _NOTICES_EVERY_TICKS: Final = 10
 _PACE_EVERY_TICKS: Final = 50
 _STEPS_AT_ONCE_MAX: Final = 10
-_VERIFY_WITHIN_S: Final = 300.0
+_VERIFY_WITHIN_CHECKS: Final = 2.5
+"""How long a whole verification may take, as a multiple of what one of its checks may: five minutes and more."""
 _VERIFY_AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0)
 
 
@@ -72,7 +73,8 @@ class Verification:
             if self._tries:
                 await self._service.rest(_VERIFY_AGAIN_S[min(self._tries, len(_VERIFY_AGAIN_S)) - 1])
             self._tries += 1
-            found = await self._service.ask(self._try, work="window verification", otherwise=None)
+            try_it = partial(self._try, verify_head)
+            found = await self._service.ask(try_it, work="window verification", otherwise=None)
             self._runs.labels("unfinished" if found is None else "passed" if found.passed else "failed").inc()
             if found is not None:
                 self.newest = found
@@ -82,14 +84,15 @@ class Verification:
                 if found.passed and found.head >= verify_head:
                     return
 
-    async def _try(self) -> Reconciliation | None:
+    async def _try(self, verify_head: int) -> Reconciliation | None:
+        within_s = _VERIFY_WITHIN_CHECKS * check_within_s(verify_head)
         try:
-            async with asyncio.timeout(_VERIFY_WITHIN_S):
+            async with asyncio.timeout(within_s):
                 return await self._verify()
         except (NotDoneError, OutcomeUnknownError, asyncpg.PostgresError):
             raise
         except TimeoutError:
-            self._service.log.warning("window.verification_too_slow", seconds=_VERIFY_WITHIN_S)
+            self._service.log.warning("window.verification_too_slow", seconds=within_s)
         except Exception:
             # The window must not hang on it: it is tried again, and the public status says that it is not finished.
             self._service.log.exception("window.verification_broke")

@@ -5,11 +5,15 @@ nothing is taken over from the process that paid.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from system_under_test.domain.custody import Manifest, Policy, Refusal, decide
 from system_under_test.storage.custody import keys_of, manifest_of, signatures_of
 from system_under_test.storage.problem import Problem
+
+_BATCHES_AT_ONCE: Final = 50
+"""Some 1.5 s of lists to be worked out anew."""
+_NUMBER_MAX: Final = (1 << 63) - 1
 
 
 async def audit(connection: Any, *, after: int = 0) -> list[Problem]:
@@ -25,10 +29,16 @@ async def audit(connection: Any, *, after: int = 0) -> list[Problem]:
         row["version"]: Policy(version=row["version"], required=row["required"], keys=keys)
         for row in await connection.fetch("select * from audit_policies()")
     }
+    progress = await connection.fetch("select * from audit_progress()")
+    newest = max(row["newest"] for row in progress)
     problems: list[Problem] = []
-    for row in await connection.fetch("select * from audit_payouts($1)", after):
-        problems += _problems(row, policies)
-    for row in await connection.fetch("select * from audit_progress()"):
+    while after < _NUMBER_MAX:
+        # The last part is open: it holds payouts of batches that do not exist.
+        last = after + _BATCHES_AT_ONCE if after + _BATCHES_AT_ONCE < newest else _NUMBER_MAX
+        for row in await connection.fetch("select * from audit_payouts($1, $2)", after, last):
+            problems += _problems(row, policies)
+        after = last
+    for row in progress:
         if row["unlisted"] is not None:
             expected = f"nothing passed over up to redemption {row['considered']}"
             found = f"redemption {row['unlisted']}, settled and in no batch"

@@ -185,16 +185,17 @@ class Database:
         return rows
 
     @asynccontextmanager
-    async def snapshot(self, *, within_s: float) -> AsyncIterator[Any]:
+    async def snapshot(self, *, within_s: float, beside: Any = None) -> AsyncIterator[Any]:
         """A connection on which every statement reads one and the same moment, each for at most `within_s`.
 
-        Only for what cannot be one statement: it keeps a connection, and old rows from being cleared, until it ends.
-        Raises as `row` does, of the statements within too.
+        The moment is that of `beside`, another such connection, where one is given. Only for what cannot be one
+        statement: it keeps a connection, and old rows from being cleared, until it ends. Raises as `row` does, of the
+        statements within too.
         """
-        async with (
-            self._connection() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with self._connection() as connection, connection.transaction(isolation="repeatable_read"):
+            if beside is not None:
+                moment = await beside.fetchval("select pg_export_snapshot()")
+                await connection.execute(f"set transaction snapshot '{moment}'")
             await connection.execute(f"set local statement_timeout = {within_s * 1000:.0f}")
             yield connection
 

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Final
 
+import asyncpg
+
 from system_under_test.storage.database import Database
 
 UNAUTHENTICATED: Final = "unauthenticated"
 MISMATCH: Final = "mismatch"
+FULL: Final = "full"
 CLOSED: Final = "closed"
 SYNCHRONISING: Final = "synchronising"
+_ACCOUNT_IS_FULL: Final = "SV002"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +43,17 @@ class Ledger:
     async def take_deposit(
         self, *, token_hash: bytes, key: str, payload: bytes, amount: int, reference: str | None
     ) -> Answer | str:
-        """The answer to a deposit, done now or before; MISMATCH or UNAUTHENTICATED where there is none."""
-        row = await self.database.row(
-            "select outcome, status, response, replayed from take_deposit($1, $2, $3, $4, $5)",
-            *(token_hash, key, payload, amount, reference),
-        )
+        """The answer to a deposit, done now or before; FULL, MISMATCH or UNAUTHENTICATED where there is none."""
+        try:
+            row = await self.database.row(
+                "select outcome, status, response, replayed from take_deposit($1, $2, $3, $4, $5)",
+                *(token_hash, key, payload, amount, reference),
+            )
+        except asyncpg.PostgresError as error:
+            # The statement was rolled back as a whole: the key is free again too.
+            if error.sqlstate != _ACCOUNT_IS_FULL:
+                raise
+            return FULL
         if row["outcome"] != "answered":
             return str(row["outcome"])
         return Answer(status=row["status"], body=row["response"], replayed=row["replayed"])

@@ -6,10 +6,12 @@ from typing import Final, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
+from system_under_test.domain.money import ACCOUNT_MAX
 from system_under_test.domain.orders import Deposit
 from system_under_test.services.portal import problems
 from system_under_test.services.portal.admission import Rank
 from system_under_test.services.portal.node import Node
+from system_under_test.services.portal.problems import Problem
 from system_under_test.services.portal.public import closed
 from system_under_test.services.portal.requests import (
     Handler,
@@ -21,7 +23,7 @@ from system_under_test.services.portal.requests import (
     read_body,
 )
 from system_under_test.services.portal.route import BODY_CODES, UNAVAILABLE, Route
-from system_under_test.storage.ledger import CLOSED, SYNCHRONISING, UNAUTHENTICATED, Answer
+from system_under_test.storage.ledger import CLOSED, FULL, SYNCHRONISING, UNAUTHENTICATED, Answer
 
 
 class Receipt(BaseModel):
@@ -124,10 +126,14 @@ def order_response(node: Node, kind: str, taken: Answer | str) -> web.Response:
     """The stored answer to an order as a response, counted.
 
     Raises:
-        Problem: there is none, because of the session or the key.
+        Problem: there is none, because of the session, the key, or the account's limit.
     """
     if taken == UNAUTHENTICATED:
         raise expired()
+    if taken == FULL:
+        raise Problem(
+            problems.ACCOUNT_FULL, f"The account would hold more than {ACCOUNT_MAX} minor units.", field="amount"
+        )
     if isinstance(taken, str):
         raise key_reused()
     outcome = "duplicate" if taken.replayed else "ok" if taken.status < 400 else "rejected"

@@ -529,9 +529,9 @@ language sql stable security definer set search_path = public, pg_temp as $$
     from unpaid u
 $$;
 
--- For the audit: every payout and every batch after number `p_after`, each beside what its rows say now. `unlisted` is
--- a settled redemption between this batch and the one before it in its wallet: it is in none.
-create function audit_payouts(p_after bigint)
+-- For the audit: every payout and every batch numbered from `p_after` + 1 to `p_last`, each beside what its rows say
+-- now. `unlisted` is a settled redemption between this batch and the one before it in its wallet: it is in none.
+create function audit_payouts(p_after bigint, p_last bigint)
 returns table (number bigint, batch_wallet text, first_seq bigint, last_seq bigint, transfer bigint, unlisted bigint,
                after_seq bigint, debit text, credit text, amount bigint, recorded_at timestamptz, transfer_seq bigint,
                list_first bigint, list_last bigint, list_count bigint, list_total bigint, list_digest bytea,
@@ -555,18 +555,19 @@ language sql stable security definer set search_path = public, pg_temp as $$
                array_agg(g.batch order by g.signer) as batches, array_agg(g.value order by g.signer) as signatures
         from signature g where g.manifest = m.nonce
     ) as s on true
-    where coalesce(b.number, t.payout) > p_after
+    where coalesce(b.number, t.payout) > p_after and coalesce(b.number, t.payout) <= p_last
     order by 1
 $$;
 
--- For the audit: a settled redemption after a wallet's newest batch that was passed over, null when there is none.
+-- For the audit: each wallet's newest batch, 0 without one, and a settled redemption after it that was passed over, null
+-- when there is none.
 create function audit_progress()
-returns table (wallet text, considered bigint, unlisted bigint) language sql stable security definer
+returns table (wallet text, newest bigint, considered bigint, unlisted bigint) language sql stable security definer
 set search_path = public, pg_temp as $$
-    select p.wallet, p.considered, l.seq
+    select p.wallet, newest.number, p.considered, l.seq
     from payout_progress p
     cross join lateral (
-        select coalesce(max(b.last_seq), 0) as last_seq from payout_batch b where b.wallet = p.wallet
+        select coalesce(max(b.last_seq), 0) as last_seq, coalesce(max(b.number), 0) as number from payout_batch b where b.wallet = p.wallet
     ) as newest
     left join lateral payout_list(p.wallet, newest.last_seq + 1, p.considered, 1) as l on true
 $$;
@@ -589,7 +590,7 @@ grant execute on function
     propose_payouts(bigint), signed_manifests(), custody_keys(), pay_out(bigint, bigint, bytea, text[]),
     payout_figures()
     to savings_settlement;
-grant execute on function custody_keys(), audit_payouts(bigint), audit_progress(), audit_policies(), payout_figures()
+grant execute on function custody_keys(), audit_payouts(bigint, bigint), audit_progress(), audit_policies(), payout_figures()
     to savings_auditor, savings_maintenance;
 grant select on signer, custody_policy, signer_key, payout_progress, payout_batch, manifest, signature
     to savings_auditor;

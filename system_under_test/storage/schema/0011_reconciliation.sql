@@ -112,9 +112,9 @@ $$;
 -- called within one repeatable-read transaction, so that all judge the same moment. Those that look at accounts take
 -- all of them, or those that transfers from (p_from, p_from_seq) on have touched.
 
--- The chain, from batch `p_batch` on: each follows the one before, each is what its hash says, and the transfers are
--- what they were when they were sealed.
-create function check_chain(p_batch bigint)
+-- The chain, from batch `p_batch` to `p_last`: each follows the one before, each is what its hash says, and the
+-- transfers are what they were when they were sealed.
+create function check_chain(p_batch bigint, p_last bigint default 9223372036854775807)
 returns table (place text, key text, expected text, found text)
 language plpgsql stable security definer set search_path = public, pg_temp as $$
 declare
@@ -128,7 +128,7 @@ begin
     v_end.to_transaction := coalesce(v_end.to_transaction, '0');
     v_end.to_seq := coalesce(v_end.to_seq, 0);
     v_end.hash := coalesce(v_end.hash, chain_beginning());
-    for v_batch in select * from sealed_batch b where b.number >= p_batch order by b.number loop
+    for v_batch in select * from sealed_batch b where b.number between p_batch and p_last order by b.number loop
         if v_batch.number <> v_end.number + 1 then
             return query select 'sealed_batch', (v_end.number + 1)::text, 'a sealed batch', 'none';
         elsif v_batch.previous_hash <> v_end.hash then
@@ -215,8 +215,8 @@ set work_mem = '16MB' as $$
         where p_from > '0' and (m.transaction_id, m.seq) >= (p_from, p_from_seq)
     ),
     summed as (
-        select m.account, sum(m.amount)::bigint as balance, max(m.seq) as head,
-               coalesce(sum(m.amount) filter (where m.kind = 'interest'), 0)::bigint as interest
+        select m.account, sum(m.amount) as balance, max(m.seq) as head,
+               coalesce(sum(m.amount) filter (where m.kind = 'interest'), 0) as interest
         from customer_movement m
         where p_from = '0' or m.account in (select account from touched)
         group by m.account
@@ -650,6 +650,31 @@ begin
 end
 $$;
 
+-- What each customer's account held when everything was checked last and found right, so that a balance can be compared
+-- with its transfers without adding up all of them again; and which transfers are contained in it: those of the
+-- transactions that were over then. Written in the moment of the check itself. Without a check nothing is contained.
+create table verified_balance (
+    account text primary key,
+    balance bigint not null
+) with (fillfactor = 70);
+create table verified_moment (
+    one boolean primary key default true check (one),
+    seen pg_snapshot
+);
+insert into verified_moment default values;
+
+-- Keeps the balances of this moment as found right: for whoever has just checked them all, in the same snapshot.
+create function keep_verified_balances() returns void
+language plpgsql security definer set search_path = public, pg_temp set enable_nestloop = off as $$
+begin
+    update verified_balance v set balance = a.balance from account a where a.id = v.account and a.balance <> v.balance;
+    insert into verified_balance (account, balance)
+        select a.id, a.balance from account a
+        where a.kind = 'customer' and not exists (select from verified_balance v where v.account = a.id);
+    update verified_moment set seen = pg_current_snapshot();
+end
+$$;
+
 -- What the process that verifies has to know of the service.
 create function service_stage() returns table (stage text, gate text)
 language sql stable security definer set search_path = public, pg_temp as $$
@@ -657,11 +682,12 @@ language sql stable security definer set search_path = public, pg_temp as $$
 $$;
 
 grant execute on function
-    seal(integer), check_chain(bigint), check_transfers(xid8, bigint), check_balances(xid8, bigint), check_wallets(),
+    seal(integer), check_chain(bigint, bigint), check_transfers(xid8, bigint), check_balances(xid8, bigint), check_wallets(),
     check_queue(bigint, xid8, bigint), check_decisions(bigint, xid8, bigint), hours_between(timestamptz, timestamptz),
     check_snapshots(timestamptz, timestamptz), check_hours(),
     enrol_reconciliation_key(bytea), ledger_moment(), batch_end(bigint), sealed_hash(bigint),
     read_reconciliations(bigint, integer), newest_reconciliation(boolean), service_stage(),
+    keep_verified_balances(),
     record_reconciliation(bigint, boolean, boolean, bigint, bigint, bytea, bigint, timestamptz, bigint, bigint, text,
         double precision, timestamptz, bytea, bytea, bytea, text)
     to savings_maintenance;

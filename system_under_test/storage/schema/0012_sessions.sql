@@ -44,7 +44,7 @@ create table reopening (
 create table differing_account (
     account text primary key references account (id),
     balance bigint not null,
-    transfers bigint not null
+    transfers numeric not null
 );
 
 create function note_reopening() returns trigger language plpgsql set search_path = public, pg_temp as $$
@@ -182,21 +182,31 @@ language sql stable security definer set search_path = public, pg_temp as $$
     order by asked.number
 $$;
 
--- Compares every customer's cached balance with their transfers, as one snapshot shows both; takes no lock on them.
+-- Compares every customer's cached balance with what it was found to be when everything was checked last and the
+-- transfers since then; takes no lock on them. What it costs grows with the accounts and with what came since, not with
+-- the ledger.
 create function find_differing_accounts() returns void
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+    -- Asked for beforehand, because with it the plan is made: what a check has found meanwhile only narrows it.
+    v_from xid8 := (select coalesce(pg_snapshot_xmin(m.seen), '0') from verified_moment m);
 begin
     delete from differing_account;
+    -- One statement, for one moment of all: the balances, what they were found to be, and the transfers since.
     insert into differing_account (account, balance, transfers)
-        select a.id, a.balance, coalesce(moved.amount, 0)
+        select a.id, a.balance, coalesce(v.balance, 0) + coalesce(moved.amount, 0)
         from account a
+        left join verified_balance v on v.account = a.id
         left join (
-            select side.account, sum(side.amount)::bigint as amount
+            select side.account, sum(side.amount) as amount
             from transfer t
+            cross join verified_moment m
             cross join lateral (values (t.credit_account, t.amount), (t.debit_account, -t.amount)) as side (account, amount)
+            where t.transaction_id >= v_from
+                and (m.seen is null or not pg_visible_in_snapshot(t.transaction_id, m.seen))
             group by side.account
         ) as moved on moved.account = a.id
-        where a.kind = 'customer' and a.balance <> coalesce(moved.amount, 0);
+        where a.kind = 'customer' and a.balance <> coalesce(v.balance, 0) + coalesce(moved.amount, 0);
 end
 $$;
 
@@ -251,6 +261,18 @@ begin
 end
 $$;
 
+-- What is to be told of the synchronisation while its steps fail: as synchronise_sessions tells it, without doing any.
+create function synchronisation_state()
+returns table (epoch bigint, synchronised bigint, waiting bigint, differing bigint, named text[], lag_s double precision)
+language sql stable security definer set search_path = public, pg_temp as $$
+    select s.epoch, 0::bigint,
+           (select count(*) from session w where w.epoch < s.epoch and w.expires_at > now()),
+           (select count(*) from differing_account),
+           array(select d.account from differing_account d order by d.account limit 20),
+           coalesce(extract(epoch from coalesce(r.synchronised_at, clock_timestamp()) - r.reopened_at), 0)::double precision
+    from service_state s left join reopening r on r.epoch = s.epoch
+$$;
+
 -- Removes at most `p_limit` each of the sessions and the limits of log-ins that are over; gives how many.
 create function forget_expired(p_limit integer) returns bigint
 language plpgsql security definer set search_path = public, pg_temp as $$
@@ -273,5 +295,6 @@ grant execute on function
     begin_log_in(text, text, bytea), open_session(text, text, bytea, text, bytea, integer), close_session(bytea),
     read_views(bytea[])
     to savings_portal;
-grant execute on function synchronise_sessions(integer), forget_expired(integer) to savings_maintenance;
+grant execute on function synchronise_sessions(integer), synchronisation_state(), forget_expired(integer)
+    to savings_maintenance;
 grant select on reopening, differing_account to savings_auditor;

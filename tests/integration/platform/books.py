@@ -28,6 +28,8 @@ KEPT: Final = (
         "sealed_batch",
         "reconciliation_key",
         "reconciliation",
+        "verified_balance",
+        "verified_moment",
     ),
 )
 """Tables that are put back before a test, each after those that it refers to."""
@@ -91,10 +93,10 @@ class Books:
         async with self.owner() as owner:
             await owner.execute(ONE_DEPOSIT)
 
-    async def verify(self, *, full: bool, anew: bool = False) -> Reconciliation:
+    async def verify(self, *, full: bool, anew: bool = False, side_by_side: int = 1) -> Reconciliation:
         """One reconciliation."""
         async with self.verifier() as service:
-            return await reconcile(service, full=full, anew=anew)
+            return await reconcile(service, full=full, anew=anew, side_by_side=side_by_side)
 
     async def gate(self) -> tuple[str, str]:
         """Whether the gate is open or shut, and why."""

@@ -25,6 +25,10 @@ CORRUPTIONS: Final = {
         statements=("update transfer set amount = amount + 1 where seq = 20",),
         named=(("transfer", "20"), ("account", "c-000008")),
     ),
+    "a transfer of more than 64 bits can add up": Corruption(
+        statements=("update transfer set amount = 9223372036854775807 where seq in (20, 32)",),
+        named=(("transfer", "20"), ("account", "c-000008")),
+    ),
     "a transfer gone": Corruption(
         statements=("delete from transfer where seq = 20",),
         named=(("transfer", "20"), ("account", "c-000008")),

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 
+from system_under_test.domain.money import ACCOUNT_MAX
 from tests.integration.platform.customers import Customer, log_in, send, until
 from tests.integration.platform.stage import Platform, get
 
@@ -48,6 +50,29 @@ async def test_a_key_used_for_another_order_is_refused(customer: Customer) -> No
         reply = await customer.order(route, {"amount": amount}, key=key)
         assert (reply.status, reply.body["type"]) == (422, "idempotency-key-reused")
     assert (await customer.balance())["balance"] == first.body["balance"]
+
+
+async def test_a_deposit_that_an_account_cannot_hold_is_refused_with_the_reason(
+    platform: Platform, session: aiohttp.ClientSession
+) -> None:
+    """Fills an account up but for 5 units: 6 more are refused, field and limit named; the same key brings 5 in."""
+    saver = await log_in(session, platform, 59)
+    owner = await asyncpg.connect(platform.postgres.outputs()["admin_dsn"], timeout=5)
+    try:
+        await owner.execute(
+            "insert into transfer (kind, debit_account, credit_account, amount)"
+            " select 'deposit', 'custody-' || wallet, id, $2 - balance - 5 from account where id = $1",
+            *(saver.account, ACCOUNT_MAX),
+        )
+    finally:
+        await owner.close()
+    key = str(uuid.uuid4())
+    refused = await saver.order("deposits", {"amount": 6}, key=key)
+    assert (refused.status, refused.body["type"], refused.body["field"]) == (422, "account-full", "amount")
+    assert str(ACCOUNT_MAX) in refused.body["detail"]
+    assert (await saver.balance())["balance"] == ACCOUNT_MAX - 5
+    assert (await saver.order("deposits", {"amount": 5}, key=key)).status == 201
+    assert (await saver.balance())["balance"] == ACCOUNT_MAX
 
 
 async def test_two_customers_may_use_the_same_key(platform: Platform, session: aiohttp.ClientSession) -> None:

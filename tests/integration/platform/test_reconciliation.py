@@ -12,6 +12,7 @@ import pytest
 
 from system_under_test.services.auditing import keep_sealed, keep_verified
 from system_under_test.settings import PlatformError
+from system_under_test.storage import custody_audit, reconciliation
 from system_under_test.storage.reconciliation_records import ANCHOR_FILE, KEY_FILE
 from tests.integration.platform.books import Books, put_back
 from tests.integration.platform.corruptions import CORRUPTIONS, HOUR
@@ -39,6 +40,42 @@ async def test_a_corruption_shuts_the_gate_and_is_named(books: Books, what: str)
     gate, reason = await books.gate()
     assert gate == "shut"
     assert str(found.problems[0]) in reason
+    again = await books.verify(full=True)
+    assert not again.passed, "the next check has forgotten it"
+
+
+async def test_checks_in_parts_and_side_by_side_name_what_one_names(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch of the chain and of the payouts at a time, on two connections, with rows damaged in several of them.
+
+    Both ways name the same rows in the same order; the payout of a batch that does not exist is among them.
+    """
+    await books.plant(
+        "update transfer set amount = amount + 1 where seq = (select max(last_seq) from sealed_batch)",
+        "delete from sealed_batch where number = 1",
+        "insert into transfer (kind, debit_account, credit_account, amount, payout)"
+        " values ('payout', 'payable-a', 'custody-a', 1, 999)",
+        "update account set balance = balance + 1 where id = 'c-000003'",
+    )
+    whole = await books.verify(full=True)
+    monkeypatch.setattr(reconciliation, "_BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr(custody_audit, "_BATCHES_AT_ONCE", 1)
+    assert (await books.verify(full=True, side_by_side=2)).problems == whole.problems
+    named = {(problem.table, problem.key) for problem in whole.problems}
+    assert named >= {("sealed_batch", "1"), ("account", "c-000003")}
+    assert any("batch 999, which does not exist" in problem.found for problem in whole.problems)
+
+
+async def test_what_is_checked_side_by_side_is_of_one_moment(books: Books) -> None:
+    """Pays in between the first connection's moment and the second one: both see the same newest transfer."""
+    head = "select head from ledger_moment()"
+    async with books.verifier() as service, service.database.snapshot(within_s=10) as first:
+        before = await first.fetchval(head)
+        await books.deposit()
+        async with service.database.snapshot(within_s=10, beside=first) as second:
+            assert await second.fetchval(head) == before
+        assert (await service.database.row(head))["head"] > before
 
 
 async def test_a_ledger_that_is_right_again_opens_the_gate(books: Books) -> None:

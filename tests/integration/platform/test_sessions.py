@@ -393,6 +393,23 @@ async def test_the_synchroniser_works_by_itself_and_shows_the_lag(
             assert 0 < (await metric(registry, "savings_session_synchronisation_lag_seconds")()) < 15
 
 
+async def test_while_the_synchroniser_cannot_do_its_work_the_lag_is_told(
+    platform: Platform, session: aiohttp.ClientSession, owner: Any, maintenance: Any
+) -> None:
+    """Holds the reopening's row, so that no step comes to its end: a session waits, and the lag grows past a second."""
+    saver = await log_in(session, platform, 18)
+    epoch = await reopen(owner)
+    async with owner.transaction():
+        await owner.execute("select from reopening where epoch = $1 for update", epoch)
+        async with running_synchroniser(platform, statement_within_s=0.2) as registry, asyncio.timeout(15):
+            lag = metric(registry, "savings_session_synchronisation_lag_seconds")
+            await until(lag, lambda value: value > 1)
+            assert await metric(registry, "savings_sessions_unsynchronised")() >= 1
+        assert (await view(saver))["state"] == "synchronising"
+    await synchronise(maintenance)
+    assert (await view(saver))["state"] == "current"
+
+
 def metric(registry: CollectorRegistry, name: str) -> Callable[[], Awaitable[float]]:
     """Asks for the newest value of a metric."""
 
@@ -404,12 +421,14 @@ def metric(registry: CollectorRegistry, name: str) -> Callable[[], Awaitable[flo
 
 
 @asynccontextmanager
-async def running_synchroniser(platform: Platform) -> AsyncIterator[CollectorRegistry]:
+async def running_synchroniser(
+    platform: Platform, *, statement_within_s: float = 10.0
+) -> AsyncIterator[CollectorRegistry]:
     """The synchroniser at work with the maintenance role's rights; gives its metrics."""
     log = configure_logs("maintenance")
     database = Database(
         platform.postgres.outputs()["maintenance_dsn"],
-        DatabaseLimits(pool_size=2, acquire_within_s=1.0, statement_within_s=10.0),
+        DatabaseLimits(pool_size=2, acquire_within_s=1.0, statement_within_s=statement_within_s),
         application="maintenance",
         on_change=lambda _ready, _problem: None,
     )
@@ -475,6 +494,7 @@ async def test_each_role_may_do_with_sessions_what_its_duty_needs(platform: Plat
         "select * from synchronise_sessions(1)": "maintenance_dsn",
         "select forget_expired(1)": "maintenance_dsn",
         "select take_try('a@b', 'all', 1)": "",
+        "select * from synchronisation_state()": "maintenance_dsn",
         "select find_differing_accounts()": "",
         "select * from session": "",
         "select * from known_device": "",
