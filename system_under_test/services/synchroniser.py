@@ -67,7 +67,7 @@ async def keep_synchronised(service: Service) -> None:
         progress = await service.ask(lambda: _step(service), work="synchronising", otherwise=None)
         if progress is None:
             # What nothing is done about is told all the same: a lag that stood still would look like none.
-            state = await service.ask(lambda: _state(service), work="synchronising", otherwise=None)
+            state = await service.ask(lambda: _state(service), work="telling the lag", otherwise=None)
             if state is not None:
                 metrics.show(state)
         else:
