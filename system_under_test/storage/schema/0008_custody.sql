@@ -473,8 +473,10 @@ begin
     -- No key ends and no rule changes between here and the commit.
     lock table custody_policy in share mode;
     v_policy := current_policy();
-    select * into v_batch from payout_batch b where b.number = p_batch for update;
+    -- Of a batch one manifest is pending: whoever else would pay the batch, or close the manifest, waits for it here. The
+    -- batch is looked at afterwards, and changes with nothing but its payment.
     select * into v_manifest from manifest m where m.nonce = p_nonce for update;
+    select * into v_batch from payout_batch b where b.number = p_batch;
     if v_batch.number is null or v_manifest.batch is distinct from p_batch then
         return 'another_batch';
     elsif v_batch.transfer is not null or exists (select from transfer t where t.payout = p_batch) then

@@ -214,6 +214,7 @@ CORRUPTIONS: Final = {
         named=(("signature", "{nonce}"),),
     ),
     "a payout of more than was redeemed": Corruption(
-        statements=("update transfer set amount = amount + 1 where payout = 1",), named=(("transfer", "{payout}"),)
+        statements=("update transfer set amount = amount + 1 where payout = 1",),
+        named=(("transfer", "{payout}"), ("account", "payable-a")),
     ),
 }

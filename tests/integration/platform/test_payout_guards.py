@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import asyncpg
@@ -134,22 +134,21 @@ async def desk(postgres: Process) -> AsyncIterator[Desk]:
 
 async def test_a_lease_cannot_change_hands_before_what_it_was_needed_for_is_committed(desk: Desk) -> None:
     """Settles without committing: giving the lease back waits, and so would its next holder; committed, it goes on."""
-    async with desk.connected() as other, desk.settlement.transaction():
-        await desk.settle()
-        released = asyncio.create_task(other.execute("select release_lease('settlement', $1)", desk.token))
-        await until(lambda: desk.owner.fetchval(BLOCKED), bool)
-    await released
+    async with desk.connected() as other:
+        async with desk.settlement.transaction():
+            await desk.settle()
+            released = asyncio.create_task(other.execute("select release_lease('settlement', $1)", desk.token))
+            await until(lambda: desk.owner.fetchval(BLOCKED), bool)
+        await released
     assert await desk.owner.fetchval("select expires_at = '-infinity' from lease where name = 'settlement'")
-    desk_again = await desk.settlement.fetchval("select take_lease('settlement', 'guards', 600)")
-    assert desk_again == desk.token + 1
+    token = await desk.settlement.fetchval("select take_lease('settlement', 'guards', 600)")
+    assert token == desk.token + 1
     # What was settled is paid, or the next test would find it waiting.
-    later = Desk(
-        postgres=desk.postgres, owner=desk.owner, settlement=desk.settlement, token=desk_again, signers=desk.signers
-    )
+    later = replace(desk, token=token)
     batch, nonce = await later.propose()
     await later.sign(batch, nonce)
     assert await later.pay(batch, nonce) == "paid"
-    await desk.settlement.execute("select release_lease('settlement', $1)", desk_again)
+    await desk.settlement.execute("select release_lease('settlement', $1)", token)
 
 
 async def test_nothing_is_proposed_under_a_lease_that_was_lost(desk: Desk) -> None:
