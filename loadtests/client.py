@@ -93,7 +93,9 @@ class HonestUser(User):
         super().__init__(environment)
         load: Load | None = getattr(environment, "load", None)
         if load is None:
-            raise RuntimeError("HonestUser records what it does: start it with `python -m loadtests.run`")
+            raise RuntimeError(
+                "HonestUser records what it does: start it with `python -m loadtests.run` or see plain_locust.py"
+            )
         self.load = load
         self.number = load.enlist()
         self.client = Client(self)

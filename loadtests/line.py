@@ -49,11 +49,18 @@ class Line:
         self.started = 0
         self.lateness = Spread()
         self.queueing = Spread()
+        self.responses = Spread()
+        """From the intended start of an arrival to the end of its task."""
 
     @property
     def begun(self) -> bool:
         """Whether arrivals are being handed out, or have been."""
         return bool(self._begun.is_set())
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more arrivals are handed out."""
+        return self._end_ns is not None
 
     def begin(self, start_ns: int) -> None:
         """Starts the schedule: offset 0 is at `start_ns`."""

@@ -9,6 +9,7 @@ Locust has no hook there, so two methods of its TaskSet are replaced, for enviro
 once), and `wait` does nothing more. A TaskSet inside another is no arrival itself; its tasks are.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -68,12 +69,17 @@ def seat_of(user: Any) -> Seat | None:
 def _execute_on_arrival(taskset: Any) -> None:
     opening: Opening | None = getattr(taskset.user.environment, "opening", None)
     is_nested = hasattr(taskset._task_queue[0], "tasks")  # noqa: SLF001  # how Locust tells a TaskSet from a task
-    if opening is not None and not is_nested:
-        _stand_in_line(taskset.user, opening)
-    _execute_next_task(taskset)
+    if opening is None or is_nested:
+        _execute_next_task(taskset)
+        return
+    arrival = _stand_in_line(taskset.user, opening)
+    try:
+        _execute_next_task(taskset)
+    finally:
+        opening.line.responses.add(time.monotonic_ns() - arrival.intended_ns)
 
 
-def _stand_in_line(user: Any, opening: Opening) -> None:
+def _stand_in_line(user: Any, opening: Opening) -> Arrival:
     seat = seat_of(user)
     if seat is None:
         seat = user.seat = Seat(line=opening.line)
@@ -85,6 +91,7 @@ def _stand_in_line(user: Any, opening: Opening) -> None:
     user._state = LOCUST_STATE_RUNNING  # noqa: SLF001
     seat.arrival, seat.number = arrival, arrival.number
     seat.turns += 1
+    return arrival
 
 
 def _pause(taskset: Any) -> None:

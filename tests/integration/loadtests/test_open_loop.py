@@ -217,9 +217,9 @@ def test_sigterm_flushes_everything(bench: Bench, accounts: Path) -> None:
 
 
 def test_a_surge_starts_on_schedule_and_every_refusal_of_it_counts(bench: Bench) -> None:
-    """20/s, from 1 s on within 0.5 s to 400/s, at 3 s back; the server refuses two of three with Retry-After.
+    """20/s, from 500 ms on within 250 ms to 400/s, at 1.5 s back; the server refuses two of three with Retry-After.
 
-    Until 4 s arrive 20 + 105 + 600 + 20 = 745: each has its own intended time, whatever the rate was, and each
+    Until 2 s arrive 10 + 52.5 + 300 + 10 = 372.5: each has its own intended time, whatever the rate was, and each
     refusal is a failure. That no arrival is lost shows in equal counts.
     """
     numbers = itertools.count()
@@ -228,12 +228,12 @@ def test_a_surge_starts_on_schedule_and_every_refusal_of_it_counts(bench: Bench)
         return Reply() if next(numbers) % 3 == 0 else Reply(status=503, headers={"Retry-After": "1"})
 
     server = bench.server(every_third)
-    arrivals = "{rate: 20/s, surge: {to: 20x, at: 1s, rise: 500ms, for: 2s}}"
+    arrivals = "{rate: 20/s, surge: {to: 20x, at: 500ms, rise: 250ms, for: 1s}}"
     process = bench.load(
         bench.locustfile(VISITOR.format(timeout_s=5)), "--arrivals", arrivals, "--users", "30", url=server.url
     )
     process.until("ready")
-    until(lambda: len(server.requests) >= 746, within_s=30)
+    until(lambda: len(server.requests) > 374, within_s=30)
     ended = process.end()
 
     finished, pairs = ended.finished, bench.operations("look")
@@ -244,13 +244,16 @@ def test_a_surge_starts_on_schedule_and_every_refusal_of_it_counts(bench: Bench)
     assert refused == ["http-503"] * finished["fail"]
     assert finished["ok"] + finished["fail"] == len(pairs)
     starts_s = [(asked.intended_ns - pairs[0][0].intended_ns) / 1e9 for asked, _ in pairs]
-    counted = [sum(low <= start_s < high for start_s in starts_s) for low, high in ((0, 1), (1, 1.5), (1.5, 3), (3, 4))]
-    assert all(abs(number - expected) <= 1 for number, expected in zip(counted, (20, 105, 600, 20), strict=True))
+    counted = [
+        sum(low <= start_s < high for start_s in starts_s)
+        for low, high in ((0, 0.5), (0.5, 0.75), (0.75, 1.5), (1.5, 2))
+    ]
+    assert all(abs(number - expected) <= 1 for number, expected in zip(counted, (10, 52.5, 300, 10), strict=True))
 
 
 def test_a_function_that_fails_under_way_ends_the_load_with_the_reason(bench: Bench) -> None:
-    """From 2.5 s on it gives no number: exit 1, and the arrivals until then are in the record."""
-    (bench.run_dir / "shapes.py").write_text("def rate(t):\n    return 100 if t < 2.5 else None\n")
+    """From 1.5 s on it gives no number: exit 1, and the arrivals until then are in the record."""
+    (bench.run_dir / "shapes.py").write_text("def rate(t):\n    return 100 if t < 1.5 else None\n")
     server = bench.server()
     process = bench.load(
         bench.locustfile(VISITOR.format(timeout_s=5)),
@@ -259,5 +262,5 @@ def test_a_function_that_fails_under_way_ends_the_load_with_the_reason(bench: Be
     )
     ended = process.end(by=None)
     assert ended.code == 1
-    assert "shapes.py:rate gave None at 2.5 s; expected arrivals a second as a number" in ended.stderr
+    assert "shapes.py:rate gave None at 1.5 s; expected arrivals a second as a number" in ended.stderr
     assert ended.finished["completed"] == len(bench.operations("look")) >= 100

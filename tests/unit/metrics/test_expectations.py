@@ -32,6 +32,9 @@ GOOD: list[dict[str, Any]] = [
     {"replays": {"min": 1}},
     {"versions": {"min": 2}},
     {"spread": {"min": 3}},
+    {"goodput": {"over": "500/s", "min": "99%", "operations": ["redeem"], "late": "1s", "at_least": "10s"}},
+    {"goodput": {"over": "500/s", "min_rate": "400/s"}},
+    {"relief": {"over": "500/s", "within": "5s"}},
 ]
 
 
