@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line on standard output, flushed at once so that a killed process loses none."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ _OVER_AFTER_S: Final = 5.0
 
 
 def configure_logs(instance: str) -> structlog.stdlib.BoundLogger:
-    """The logger of this process; every line carries its `instance`."""
+    """The logger of this process; every line carries its `instance`, those of libraries' warnings, too."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -23,7 +24,22 @@ def configure_logs(instance: str) -> structlog.stdlib.BoundLogger:
         cache_logger_on_first_use=True,
     )
     log: structlog.stdlib.BoundLogger = structlog.get_logger(instance=instance)
+    # Nothing where somebody else takes them already, as tests do.
+    logging.basicConfig(handlers=[_OfLibraries(log)])
     return log
+
+
+class _OfLibraries(logging.Handler):
+    """Takes what libraries log into lines like ours: otherwise a stranger's half request is ten lines of traceback."""
+
+    def __init__(self, log: structlog.stdlib.BoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.log(
+            record.levelno, "library", logger=record.name, problem=record.getMessage(), exc_info=record.exc_info
+        )
 
 
 class Troubles:

@@ -50,13 +50,14 @@ def bearer_hash(request: web.Request) -> bytes:
     """The hash of the session's token; only that is stored: who reads the table cannot act for anybody.
 
     Raises:
-        Problem: no token was sent.
+        Problem: no token was sent, or more than one.
     """
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = request.headers.getall("Authorization", [])
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token:
         raise Problem(
             problems.UNAUTHENTICATED,
-            "Send Authorization: Bearer and a session's token.",
+            "Send Authorization: Bearer and a session's token, once.",
             field="Authorization",
             headers=CHALLENGE,
         )
@@ -112,6 +113,8 @@ async def read_body(request: web.Request, model: type[ModelT]) -> ModelT:
         raise Problem(problems.NOT_JSON, "Send the body as application/json.", field="Content-Type")
     if request.headers.getall("Content-Encoding", ["identity"]) != ["identity"]:
         raise Problem(problems.NOT_JSON, "Send the body as it is, not compressed.", field="Content-Encoding")
+    if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        raise Problem(problems.NOT_JSON, "Send the body as it is, or in chunks.", field="Transfer-Encoding")
     text = await receive(request)
     try:
         body = model.model_validate_json(text)

@@ -8,7 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -320,13 +320,40 @@ _START: Final = b"POST /v1/deposits HTTP/1.1\r\nHost: portal\r\n"
     ],
 )
 def test_what_is_no_http_is_refused_by_node_and_balancer(platform: Platform, desk: Desk, sent: bytes) -> None:
-    """Each as it is, on the wire: refused as such, by the balancer with a problem document; nothing is written."""
+    """Each as it is, on the wire: refused as such, by the balancer with a problem document; nothing is written.
+
+    A node's log has one line for it, as for everything: strangers can put nothing else there.
+    """
     before = desk.written()
     with suppress(ConnectionError, http.client.HTTPException):  # a node may also hang up
         assert exchange(platform.portals[0].port, sent).status == 400
     got = exchange(platform.balancer.port, sent)
     assert got.status in {400, 426, 431}
     assert (got.media_type, got.json()["status"]) == ("application/problem+json", got.status)
+    assert desk.written() == before
+    log = platform.portals[0].log.read_text(encoding="utf-8")
+    assert [line for line in log.splitlines() if json.loads(line)["instance"] != "portal-1"] == []
+
+
+def test_two_tokens_at_once_are_none(platform: Platform, desk: Desk) -> None:
+    """A valid token and another one, in either order, to node and balancer: 401."""
+    desk.log_in()
+    both = [(b"Authorization", desk.tokens[kind]) for kind in ("valid", "forged")]
+    for port in (platform.portals[0].port, platform.balancer.port):
+        for headers in (both, both[::-1]):
+            got = exchange(port, Sent(method="GET", path="/v1/balance", headers=headers))
+            assert (got.status, got.json()["field"]) == (401, "Authorization")
+
+
+def test_a_body_in_another_transfer_coding_is_refused(platform: Platform, desk: Desk) -> None:
+    """Chunks that are said to be compressed, to a node: 415, nothing is written."""
+    desk.log_in()
+    before = desk.written()
+    sent = desk.order(_OPERATIONS["deposit"], b'c\r\n{"amount":5}\r\n0\r\n\r\n', keys=(b"coded",))
+    coded = replace(sent, headers=(*sent.headers, (b"Transfer-Encoding", b"gzip, chunked")))
+    got = exchange(platform.portals[0].port, coded)
+    _OPERATIONS["deposit"].check(got)
+    assert (got.status, got.json()["field"]) == (415, "Transfer-Encoding")
     assert desk.written() == before
 
 
