@@ -15,6 +15,7 @@ from pathlib import Path
 
 MODE = os.environ.get("MODE", "serve")
 INSTANCE = os.environ["HOLDFAST_INSTANCE"]
+KEPT = Path(os.environ["HOLDFAST_DATA_DIR"]) / "kept"
 stage = [os.environ.get("STAGE", "open")]
 posts: list[str] = []
 
@@ -52,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
                 "# TYPE rare counter\n"
             )
             self._send(200, text.encode())
+        elif self.path == "/kept":
+            self._answer(200, {"kept": KEPT.stat().st_size if KEPT.exists() else 0})
         elif self.path == "/die":
             os._exit(7)
         else:
@@ -59,10 +62,23 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
+        if self.path == "/kept":
+            self._keep()
+            return
         if "stage" in body:
             stage[0] = body["stage"]
         posts.append(self.path)
         self._answer(200 if body.get("accept", True) else 409, {"stage": stage[0]})
+
+    def _keep(self) -> None:
+        """Appends a page to a file in the data folder."""
+        try:
+            with KEPT.open("ab", buffering=0) as file:
+                file.write(b"k" * 4096)
+        except OSError as error:
+            self._answer(507, {"errno": error.errno})
+        else:
+            self._answer(200, {"kept": KEPT.stat().st_size})
 
     def _answer(self, status: int, value: object) -> None:
         self._send(status, json.dumps(value).encode())
