@@ -174,6 +174,7 @@ _FIELDS: Final[Mapping[str, Mapping[str | None, Sequence[str]]]] = {
     NOTICES: {
         "plan": ("window", "revision", "kind", "planned_start", "total"),
         "notice": ("window", "revision", "account", "channel", "state", "sent_business_at"),
+        "subscription": ("account", "channel", "since"),
     },
     WINDOWS: {
         "window": ("window", "revision", "stage", "planned_start", "planned_end"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import Field
 
 from metrics.checkers.checker import CHECKERS
-from metrics.dumps import NOTICES, WINDOWS, rows_of_kind, unusable
+from metrics.dumps import NOTICES, WINDOWS, Dump, rows_of_kind, unusable
 from metrics.findings import Finding, Grade, count
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 NOTICE_S: Final = 24 * 3600
 LENGTH_S: Final = (30 * 60, 60 * 60)
+EMAIL: Final = "email"
+"""The channel on which everybody is told; others are for those who have subscribed."""
 GRACE_S: Final = 15 * 60
 """A start missed by more is to be announced anew."""
 _STAGES: Final = ("draining", "closed", "verifying", "opened")
@@ -32,7 +34,7 @@ class Window:
     Planned for 30 to 60 minutes; begun at the planned start, at most 15 minutes after it; opened not later than the end
     that was published last, which was only ever put off before it had passed; every stage passed in order; a full check
     of the ledger passed between `verifying` and `opened`; each customer got exactly one notice of the plan that was
-    carried out, at least 24 hours before.
+    carried out by e-mail, and each subscriber one on their channel besides, at least 24 hours before.
     """
 
     min_windows: Annotated[int, Field(ge=1)] = 1
@@ -57,11 +59,10 @@ class Window:
             row["recorded_at"] for row in rows_of_kind(windows, "reconciliation") if row["full"] and row["passed"]
         ]
         notices = evidence.dumps[self.notices]
-        plans, sent = rows_of_kind(notices, "plan"), rows_of_kind(notices, "notice")
         wrong = [
             {"window": window, **one}
             for window, events in sorted(begun.items())
-            for one in (*_life(events, verified), *_published(events), *_notices(window, events, plans, sent))
+            for one in (*_life(events, verified), *_published(events), *_notices(window, events, notices))
         ]
         opened = sum("opened" in _changes(events) for events in begun.values())
         doubts = [] if opened >= self.min_windows else [f"only {count(opened, 'window')} opened again"]
@@ -115,19 +116,42 @@ def _published(events: Sequence[Row]) -> Iterator[dict[str, Any]]:
             yield {"wrong": "overrun published after the end had passed", "late_s": late_s}
 
 
-def _notices(window: Any, events: Sequence[Row], plans: Sequence[Row], sent: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _notices(window: Any, events: Sequence[Row], notices: Dump) -> Iterator[dict[str, Any]]:
     drained = next(event for event in events if event["change"] == "draining")
-    revision = drained["revision"]
-    due = [plan for plan in plans if (plan["window"], plan["revision"]) == (window, revision)]
-    of_plan = [one for one in sent if (one["window"], one["revision"]) == (window, revision)]
+    carried_out = (window, drained["revision"])
+    due = [plan for plan in rows_of_kind(notices, "plan") if (plan["window"], plan["revision"]) == carried_out]
+    of_plan = [one for one in rows_of_kind(notices, "notice") if (one["window"], one["revision"]) == carried_out]
     effective = [one for one in of_plan if one["state"] == "sent"]
-    if sum(plan["total"] for plan in due) != len(effective) or not effective:
+    told = Counter((one["account"], one["channel"]) for one in effective)
+    to_tell = {
+        (one["account"], one["channel"])
+        for one in rows_of_kind(notices, "subscription")
+        for plan in due
+        if one["since"] <= plan.get("planned_at", one["since"])
+    }
+    # Whose subscription ended cannot be told there any more; e-mail has no subscriptions, and no such excuse.
+    ended = [
+        one
+        for one in of_plan
+        if one["channel"] != EMAIL and one["state"] == "undeliverable" and _whose(one) not in to_tell
+    ]
+    planned = sum(plan["total"] for plan in due)
+    if planned != len(effective) + len(ended) or not effective:
         yield {"wrong": "customers without a notice", "planned": [plan["total"] for plan in due],
                "sent": len(effective)}  # fmt: skip
-    for (account, channel), times in Counter((one["account"], one["channel"]) for one in effective).items():
+    for account, channel in sorted(to_tell - told.keys())[:_TOLD_MAX]:
+        yield {"wrong": "subscriber without a notice", "account": account, "channel": channel}
+    by_mail = {account for account, channel in told if channel == EMAIL}
+    for account in sorted({account for account, _ in (*told, *map(_whose, ended))} - by_mail)[:_TOLD_MAX]:
+        yield {"wrong": "customer without an e-mail", "account": account}
+    for (account, channel), times in told.items():
         if times > 1:
             yield {"wrong": "customer with more than one notice", "account": account, "channel": channel}
     late = [one for one in effective if drained["planned_start"] - one["sent_business_at"] < NOTICE_S]
     for one in late[:_TOLD_MAX]:
-        yield {"wrong": "notice less than 24 hours ahead", "account": one["account"],
+        yield {"wrong": "notice less than 24 hours ahead", "account": one["account"], "channel": one["channel"],
                "ahead_s": drained["planned_start"] - one["sent_business_at"]}  # fmt: skip
+
+
+def _whose(notice: Row) -> tuple[Any, Any]:
+    return notice["account"], notice["channel"]

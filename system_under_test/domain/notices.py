@@ -5,6 +5,7 @@ window 7, revision 2   moved        -> a notice to every customer, which replace
 window 7, revision 3   cancelled    -> a notice to every customer who may have had one of the others
 """
 
+import json
 import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,9 +64,38 @@ def compose(plan: Plan) -> Text:
     )
 
 
+def push_text(plan: Plan, *, account: str) -> bytes:
+    """What a customer's device is told by web push, as JSON; `topic` is what it replaces, `id` names the notice."""
+    what = (
+        "The savings service will be closed for maintenance. Redemptions are taken all the time."
+        if plan.kind == "planned"
+        else "The maintenance will not take place."
+    )
+    message = {
+        "id": notice_name(plan, account=account, channel="push"),
+        "topic": topic(plan),
+        "title": compose(plan).subject,
+        "body": " ".join(f"{what} {plan.reason}".split()),
+        "kind": plan.kind,
+        "planned_start": plan.planned_start.astimezone(UTC).isoformat(),
+        "planned_end": plan.planned_end.astimezone(UTC).isoformat(),
+    }
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def topic(plan: Plan) -> str:
+    """The same for all plans of a window: of two that wait for a device, only the newer one is to be shown."""
+    return f"window-{plan.window}"
+
+
+def notice_name(plan: Plan, *, account: str, channel: str) -> str:
+    """The name of a notice: the same at every try, so that a receiver that gets it twice can keep one."""
+    return f"{topic(plan)}.revision-{plan.revision}.{account}.{channel}"
+
+
 def message_id(plan: Plan, *, account: str, channel: str, domain: str) -> str:
-    """The Message-ID of a notice: the same at every try, so that a receiver that gets it twice can keep one."""
-    return f"<window-{plan.window}.revision-{plan.revision}.{account}.{channel}@{domain}>"
+    """A notice's name in the form of a Message-ID."""
+    return f"<{notice_name(plan, account=account, channel=channel)}@{domain}>"
 
 
 def retry_after_s(failures: int, *, jitter_ratio: float) -> float:

@@ -118,7 +118,8 @@ DUMPS: Final[Mapping[str, Dump]] = {
             """
             select 'plan' as row, window_id as window, revision, kind,
                    extract(epoch from planned_start)::double precision as planned_start,
-                   extract(epoch from planned_end)::double precision as planned_end, total
+                   extract(epoch from planned_end)::double precision as planned_end, total,
+                   extract(epoch from planned_at)::double precision as planned_at
             from notice_plan order by window_id, revision
             """,
             """
@@ -126,6 +127,11 @@ DUMPS: Final[Mapping[str, Dump]] = {
                    extract(epoch from sent_at)::double precision as sent_at,
                    extract(epoch from sent_business_at)::double precision as sent_business_at
             from notice order by window_id, revision, account, channel
+            """,
+            """
+            select 'subscription' as row, account, 'push' as channel,
+                   extract(epoch from since)::double precision as since
+            from push_subscription order by account
             """,
         ),
     ),

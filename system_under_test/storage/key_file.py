@@ -1,4 +1,4 @@
-"""A process's private Ed25519 key in a file of its own: made at the first start, then only read.
+"""A process's private key in a file of its own: made at the first start, then only read.
 
     holdfast-key-1            what this is
     9d61b19d...               the private key, in hexadecimal
@@ -11,18 +11,31 @@ somewhere is worth more than the convenience of a new one.
 import os
 import secrets
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from system_under_test.domain.signatures import KEY_BYTES, generate, public_key
+from system_under_test.domain import p256, signatures
 from system_under_test.settings import PlatformError
 
-_TITLE: Final = "holdfast-key-1"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """What a key is for: the title of its file, how one is drawn, and how its public key is worked out."""
+
+    title: str
+    generate: Callable[[], bytes]
+    public_key: Callable[[bytes], bytes]
+
+
+ED25519: Final = Algorithm(title="holdfast-key-1", generate=signatures.generate, public_key=signatures.public_key)
+P256: Final = Algorithm(title="holdfast-p256-key-1", generate=p256.generate, public_key=p256.public_key)
 _SIZE_MAX_BYTES: Final = 1024
 _MODE: Final = 0o600
 
 
-def open_key(path: Path) -> bytes:
+def open_key(path: Path, algorithm: Algorithm = ED25519) -> bytes:
     """The private key that `path` holds; drawn and kept there first where there is none.
 
     Raises:
@@ -30,7 +43,7 @@ def open_key(path: Path) -> bytes:
         OSError: it cannot be read or made.
     """
     if not path.exists():
-        _make(path)
+        _make(path, algorithm)
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -40,15 +53,15 @@ def open_key(path: Path) -> bytes:
                 f" 0600, got {stat.filemode(status.st_mode)} of user {status.st_uid}); have it revoked, move the file"
                 " away and start again: a new key is made"
             )
-        return _read(path, file.read(_SIZE_MAX_BYTES))
+        return _read(path, file.read(_SIZE_MAX_BYTES), algorithm)
 
 
-def _read(path: Path, content: bytes) -> bytes:
+def _read(path: Path, content: bytes, algorithm: Algorithm) -> bytes:
     try:
         title, private, public = content.decode("ascii").splitlines()
         key = bytes.fromhex(private)
-        whole = title == _TITLE and len(key) == KEY_BYTES and public_key(key).hex() == public
-    except ValueError:  # of the text, its lines or its digits; their content is not to be repeated
+        whole = title == algorithm.title and algorithm.public_key(key).hex() == public
+    except ValueError:  # of the text, its lines, its digits or its key; their content is not to be repeated
         whole = False
     if not whole:
         raise PlatformError(
@@ -58,14 +71,14 @@ def _read(path: Path, content: bytes) -> bytes:
     return key
 
 
-def _make(path: Path) -> None:
-    key = generate()
+def _make(path: Path, algorithm: Algorithm) -> None:
+    key = algorithm.generate()
     # The name is random, so that what a killed start left is no obstacle; `link` refuses to replace a file.
     partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{_TITLE}\n{key.hex()}\n{public_key(key).hex()}\n")
+            file.write(f"{algorithm.title}\n{key.hex()}\n{algorithm.public_key(key).hex()}\n")
             file.flush()
             os.fsync(descriptor)
         path.hardlink_to(partial)

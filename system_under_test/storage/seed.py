@@ -1,31 +1,40 @@
 """Opens customer accounts in bulk, each with a log-in and an opening balance that came in by a `seed` transfer.
 
-For a load that is not about log-ins it opens sessions for them as well.
+For a load that is not about log-ins it opens sessions for them as well; some customers it subscribes to web push, at
+the reference platform's own push service.
 """
 
 import argparse
 import asyncio
 import csv
+import json
 import os
+import re
 import secrets
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from system_under_test.domain.money import AMOUNT_MAX
 from system_under_test.domain.passwords import hash_password
+from system_under_test.domain.push import Subscription
 from system_under_test.logs import configure_logs
-from system_under_test.settings import Arguments, DatabaseUrl, Settings, read_settings
+from system_under_test.settings import Arguments, DatabaseUrl, PlatformError, Settings, read_settings
 from system_under_test.storage.connection import connect
 
 COLUMNS: Final = ("email", "password", "account", "opening_balance")
 SESSION_COLUMNS: Final = ("token", "account")
 ACCOUNTS_MAX: Final = 1_000_000
 SESSIONS_MAX: Final = 1_000_000
+PUSH_MAX: Final = 1_000
+"""Each subscription costs its push service a key."""
+_PUSH_WITHIN_S: Final = 30.0
 SESSION_HOURS: Final = 24
 """How long a seeded session lasts, in wall time."""
+_PUSH_SERVICE: Final = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")
 _NUMBERS = "select array_agg(nextval('customer_number')) from generate_series(1, $1)"
 # The time is asked for once: the default would be asked for each row.
 _ACCOUNTS = """
@@ -49,6 +58,14 @@ select sha256(convert_to(given.token, 'UTF8')), given.account, now() + make_inte
        epoch_of_new_session(given.account)
 from unnest($1::text[], $2::text[]) as given (token, account)
 """
+_SUBSCRIPTIONS = """
+insert into push_subscription (account, endpoint, p256dh, auth)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])
+"""
+
+
+class _Made(BaseModel):
+    subscriptions: list[Subscription]
 
 
 class SeedSettings(Settings):
@@ -67,6 +84,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         "--sessions", type=int, metavar="N", help="how many sessions to open, over the accounts in turn"
     )
     parser.add_argument("--sessions-out", type=Path, metavar="FILE", help=f"CSV to write: {','.join(SESSION_COLUMNS)}")
+    parser.add_argument("--push", type=int, default=0, metavar="N", help="how many customers to subscribe to web push")
+    parser.add_argument("--push-service", metavar="URL", help="where: push_url of a mailbox")
     options = parser.parse_args(arguments)
     settings = read_settings(SeedSettings, environment, beside=_problems(options))
     # One password for all, drawn now: a hash of its own for each would cost 20 ms of a core a customer.
@@ -76,7 +95,11 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     if options.sessions is not None:
         _write(options.sessions_out, SESSION_COLUMNS, sessions)
     configure_logs("seed").info(
-        "accounts.seeded", accounts=len(customers), sessions=len(sessions), file=str(options.out)
+        "accounts.seeded",
+        accounts=len(customers),
+        sessions=len(sessions),
+        subscriptions=options.push,
+        file=str(options.out),
     )
     return 0
 
@@ -91,6 +114,12 @@ def _problems(options: argparse.Namespace) -> list[str]:
         problems.append(f"--sessions: expected 1 to {SESSIONS_MAX}, got {options.sessions}")
     if (options.sessions is None) != (options.sessions_out is None):
         problems.append("--sessions and --sessions-out: give both or neither")
+    if not 0 <= options.push <= min(PUSH_MAX, max(options.accounts, 0)):
+        problems.append(f"--push: expected 0 to {PUSH_MAX}, not more than --accounts, got {options.push}")
+    if bool(options.push) != (options.push_service is not None):
+        problems.append("--push and --push-service: give both or neither")
+    if options.push_service is not None and _PUSH_SERVICE.fullmatch(options.push_service) is None:
+        problems.append(f"--push-service: expected an address as http://127.0.0.1:2580, got {options.push_service!r}")
     for option, file in (("--out", options.out), ("--sessions-out", options.sessions_out)):
         if file is not None and not file.absolute().parent.is_dir():
             problems.append(f"{option}: the folder of {file} does not exist")
@@ -123,6 +152,36 @@ async def open_sessions(connection: Any, *, accounts: Sequence[str], sessions: i
     return opened
 
 
+async def subscribe(connection: Any, *, accounts: Sequence[str], subscriptions: Sequence[Subscription]) -> None:
+    """Subscribes each of `accounts` to web push, in one statement."""
+    await connection.execute(
+        _SUBSCRIPTIONS,
+        accounts,
+        [one.endpoint for one in subscriptions],
+        [one.keys.p256dh for one in subscriptions],
+        [one.keys.auth for one in subscriptions],
+    )
+
+
+def made_by(push_service: str, count: int) -> Sequence[Subscription]:
+    """So many new subscriptions of a mailbox.
+
+    Raises:
+        PlatformError: it did not answer, or not with as many.
+    """
+    request = urllib.request.Request(  # noqa: S310 - http to this machine alone, see _PUSH_SERVICE
+        f"{push_service}/subscriptions", data=json.dumps({"count": count}).encode(), method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_PUSH_WITHIN_S) as response:  # noqa: S310 - as above
+            made = _Made.model_validate_json(response.read()).subscriptions
+    except (OSError, ValueError) as error:
+        raise PlatformError(f"{push_service} made no subscriptions: {error}; is that a mailbox's push_url?") from error
+    if len(made) != count:
+        raise PlatformError(f"{push_service} made {len(made)} subscriptions, not {count}")
+    return made
+
+
 async def _seed(
     url: str, options: argparse.Namespace, password: str
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -134,9 +193,15 @@ async def _seed(
             opening_balance=options.opening_balance,
             password_hash=password_hash,
         )
+        accounts = [account for _, account in customers]
+        if options.push:
+            await subscribe(
+                connection,
+                accounts=accounts[: options.push],
+                subscriptions=made_by(options.push_service, options.push),
+            )
         if options.sessions is None:
             return customers, []
-        accounts = [account for _, account in customers]
         return customers, await open_sessions(connection, accounts=accounts, sessions=options.sessions)
 
 

@@ -22,6 +22,20 @@ class MailboxMetrics:
         self.connections = Gauge(
             "savings_mailbox_connections", "SMTP connections that are open.", registry=self.registry
         )
+        self.pushes = Counter(
+            "savings_mailbox_pushes",
+            "Messages of web push taken; unreadable are those that their subscriber cannot decrypt.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.push_refusals = Counter(
+            "savings_mailbox_push_refusals",
+            "Messages of web push that were refused, told to or not.",
+            ("status",),
+            registry=self.registry,
+        )
+        for kind in ("effective", "duplicate", "unreadable"):
+            self.pushes.labels(kind)
         for kind in ("effective", "duplicate"):
             self.mails.labels(kind)
         for stage in STAGES:

@@ -22,6 +22,8 @@ from typing import Final, Self
 from system_under_test.settings import PlatformError
 
 FILE: Final = "mails.ndjson"
+PUSHES_FILE: Final = "pushes.ndjson"
+"""Messages of web push, in the same form: to a subscription, with the names and titles that they had inside."""
 _HEADERS = email.parser.BytesHeaderParser()
 
 
@@ -39,8 +41,8 @@ class Mail:
 class MailStore:
     """The file and what it says. What `keep` has returned from is in the file, whatever becomes of this process."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
+    def __init__(self, folder: Path, file: str = FILE) -> None:
+        self._path = folder / file
         self._effective: dict[str, list[Mail]] = {}
         self._known: set[tuple[str, str]] = set()
         self.duplicates = 0
@@ -64,6 +66,10 @@ class MailStore:
     def keep(self, recipients: Sequence[str], content: bytes, received_at: datetime) -> None:
         """Writes the mail, one line for each recipient."""
         message_id, subject = read_headers(content)
+        self.record(recipients, message_id=message_id, subject=subject, received_at=received_at)
+
+    def record(self, recipients: Sequence[str], *, message_id: str | None, subject: str, received_at: datetime) -> None:
+        """Writes what was received, one line for each recipient."""
         mails = [
             Mail(
                 recipient=recipient,

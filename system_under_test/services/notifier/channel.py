@@ -13,6 +13,7 @@ class Reason(StrEnum):
     UNREACHABLE = "unreachable"  # no connection to the provider
     REFUSED = "refused"  # the provider said no, for now or for good
     ADDRESS = "address"  # the provider refuses this address for good
+    GONE = "gone"  # the address is none any more
     LOST = "lost"  # the connection was lost before the provider could have taken the notice
     UNANSWERED = "unanswered"  # handed over, and no answer: the provider may have taken it
 
@@ -24,16 +25,21 @@ class Result(StrEnum):
     REFUSED = "refused"  # certainly not sent
     UNKNOWN = "unknown"  # perhaps sent
     ADDRESS_REFUSED = "address_refused"  # certainly not sent, and the next try will hardly fare better
+    GONE = "gone"  # certainly not sent, and never will be
     NOT_TRIED = "not_tried"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one notice; `reason` is None where nothing failed, `detail` is for people."""
+    """What became of one notice; `reason` is None where nothing failed, `detail` is for people.
+
+    `wait_s` is for how long the provider asked to be left alone, 0 where it did not.
+    """
 
     result: Result
     reason: Reason | None = None
     detail: str = ""
+    wait_s: float = 0.0
 
 
 SENT: Final = Outcome(result=Result.SENT)

@@ -12,14 +12,21 @@ from typing import Annotated, Final, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from system_under_test.domain import p256
+from system_under_test.domain.push import LOOPBACK, PushHosts
+from system_under_test.domain.web_push import encode64
 from system_under_test.services.notifier.channel import Channel
 from system_under_test.services.notifier.email import Email
 from system_under_test.services.notifier.metrics import NotifierMetrics
 from system_under_test.services.notifier.outbox import Outbox
+from system_under_test.services.notifier.push import Push
 from system_under_test.services.notifier.sending import Sender
 from system_under_test.services.service import Service, ServiceSettings, run_service
-from system_under_test.settings import Arguments, read_settings
+from system_under_test.settings import Arguments, ExistingFolder, FileToBe, read_settings
+from system_under_test.storage.key_file import P256, open_key
+from system_under_test.storage.push import PushSubscriptions
 
+KEY_FILE: Final = "vapid.key"
 _STATES_EVERY_S: Final = 0.5
 _ANSWERS_IN_A_CLAIM: Final = 10
 _SMTP_URL: Final = re.compile(r"smtp://(?P<host>[0-9A-Za-z][0-9A-Za-z.-]{0,252}):(?P<port>[0-9]{1,5})/?")
@@ -53,46 +60,93 @@ class NotifierSettings(ServiceSettings):
     # How long the notices of a notifier that died are left alone.
     claim_s: Annotated[float, Field(gt=0, le=3600)] = Field(default=120.0, alias="NOTICE_CLAIM_SECONDS")
 
+    data_dir: ExistingFolder = Field(alias="HOLDFAST_DATA_DIR")
+    # Whom customers subscribe to: the same for all notifiers of a platform.
+    key_file: FileToBe | None = Field(default=None, alias="VAPID_KEY_FILE")
+    push_hosts: PushHosts = Field(default=LOOPBACK, alias="PUSH_HOSTS")
+    push_connections: Annotated[int, Field(ge=1, le=32)] = Field(default=2, alias="PUSH_CONNECTIONS")
+    push_timeout_s: Annotated[float, Field(gt=0, le=300)] = Field(default=10.0, alias="PUSH_TIMEOUT_SECONDS")
+
     @model_validator(mode="after")
     def _a_claim_outlasts_a_try(self) -> Self:
         # A mail is begun in the first half of its claim, and is five answers long at most.
-        if self.claim_s < _ANSWERS_IN_A_CLAIM * self.timeout_s:
-            raise ValueError(
-                f"NOTICE_CLAIM_SECONDS has to be at least {_ANSWERS_IN_A_CLAIM} times SMTP_TIMEOUT_SECONDS"
-            )
+        for name, timeout_s in (("SMTP", self.timeout_s), ("PUSH", self.push_timeout_s)):
+            if self.claim_s < _ANSWERS_IN_A_CLAIM * timeout_s:
+                raise ValueError(
+                    f"NOTICE_CLAIM_SECONDS has to be at least {_ANSWERS_IN_A_CLAIM} times {name}_TIMEOUT_SECONDS"
+                )
         return self
 
-    def channels(self) -> tuple[Channel, ...]:
-        """Every way to reach customers."""
-        return (Email(host=self.smtp.host, port=self.smtp.port, sender=self.sender, timeout_s=self.timeout_s),)
+    def email(self) -> Email:
+        """The way to customers' mail boxes."""
+        return Email(host=self.smtp.host, port=self.smtp.port, sender=self.sender, timeout_s=self.timeout_s)
+
+    def push(self, private_key: bytes) -> Push:
+        """The way to customers' devices."""
+        return Push(
+            private_key=private_key,
+            subject=f"mailto:{self.sender}",
+            hosts=self.push_hosts,
+            timeout_s=self.push_timeout_s,
+        )
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Sends until SIGTERM or SIGINT."""
     Arguments(
         "notifier",
-        "Sends customers the notices of maintenance windows. Reads HOLDFAST_PORT, DATABASE_URL (the notifier's role),"
-        " SMTP_URL (any SMTP server, smtp://host:port), NOTICE_SENDER, SMTP_CONNECTIONS, SMTP_TIMEOUT_SECONDS and"
-        " NOTICE_CLAIM_SECONDS.",
+        "Sends customers the notices of maintenance windows. Reads HOLDFAST_PORT, HOLDFAST_DATA_DIR, DATABASE_URL (the"
+        " notifier's role), NOTICE_SENDER and NOTICE_CLAIM_SECONDS; for e-mail SMTP_URL (any SMTP server,"
+        " smtp://host:port), SMTP_CONNECTIONS and SMTP_TIMEOUT_SECONDS; for web push VAPID_KEY_FILE (default"
+        f" {KEY_FILE} in HOLDFAST_DATA_DIR; made at the first start, the same for all notifiers), PUSH_HOSTS (the push"
+        " services that may be sent to: hosts with commas, as push.example.net or *.example.net), PUSH_CONNECTIONS and"
+        " PUSH_TIMEOUT_SECONDS.",
     ).parse_args(arguments)
     settings = read_settings(NotifierSettings, environment)
+    private_key = open_key(settings.key_file or settings.data_dir / KEY_FILE, P256)
 
     async def work(service: Service) -> None:
-        await _work(service, settings)
+        await _work(service, settings, private_key)
 
-    # Each connection to a provider records by itself; one for the looking and one for the metrics.
-    run_service(settings, work, pool_size=len(settings.channels()) * (settings.connections + 1) + 1)
+    # Each connection to a provider records by itself; one for each channel's looking and one for the metrics.
+    run_service(settings, work, pool_size=settings.connections + settings.push_connections + 3)
     return 0
 
 
-async def _work(service: Service, settings: NotifierSettings) -> None:
+async def _work(service: Service, settings: NotifierSettings, private_key: bytes) -> None:
     metrics = NotifierMetrics(service.registry)
+
+    def sender(channel: Channel, connections: int) -> Sender:
+        outbox = Outbox(service.database, channel.name, claim_s=settings.claim_s)
+        return Sender(service, channel, outbox, metrics, connections=connections)
+
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_show_states(service, metrics))
-        for channel in settings.channels():
-            outbox = Outbox(service.database, channel.name, claim_s=settings.claim_s)
-            sender = Sender(service, channel, outbox, metrics, connections=settings.connections)
-            tasks.create_task(sender.run())
+        tasks.create_task(sender(settings.email(), settings.connections).run())
+        if await _has_the_key(service, encode64(p256.public_key(private_key))):
+            tasks.create_task(sender(settings.push(private_key), settings.push_connections).run())
+
+
+async def _has_the_key(service: Service, public_key: str) -> bool:
+    """Publishes our key; whether it is the one in force, which alone push services take messages of."""
+    subscriptions = PushSubscriptions(service.database)
+    while not service.stopping.is_set():
+        in_force = await service.ask(
+            lambda: subscriptions.publish(public_key), work="publishing the key for web push", otherwise=None
+        )
+        if in_force == public_key:
+            return True
+        if in_force is not None:
+            service.log.error(
+                "push.foreign_key",
+                public_key=public_key,
+                in_force=in_force,
+                problem="customers have subscribed with another key: bring its file back as VAPID_KEY_FILE, and start"
+                " this notifier again; until then it sends by e-mail only",
+            )
+            return False
+        await service.rest(_STATES_EVERY_S)
+    return False
 
 
 async def _show_states(service: Service, metrics: NotifierMetrics) -> None:

@@ -4,10 +4,18 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from system_under_test.domain.notices import ADDRESS_TRIES, Plan, retry_after_s
 from system_under_test.services.notifier.channel import Claim, Outcome, Result
 from system_under_test.storage.database import Database
+
+_WORDS: Final = {
+    Result.NOT_TRIED: "released",
+    Result.REFUSED: "refused",
+    Result.UNKNOWN: "unknown",
+    Result.GONE: "gone",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +84,11 @@ class Outbox:
     def _wait_s(self, claim: Claim, outcome: Outcome) -> float:
         if outcome.result is Result.NOT_TRIED:
             return 0.0
-        return retry_after_s(claim.failures + 1, jitter_ratio=self._random.random())
+        return max(outcome.wait_s, retry_after_s(claim.failures + 1, jitter_ratio=self._random.random()))
 
 
 def _word(claim: Claim, outcome: Outcome) -> str:
     """The outcome in the outbox's words."""
     if outcome.result is Result.ADDRESS_REFUSED:
         return "undeliverable" if claim.failures + 1 >= ADDRESS_TRIES else "refused"
-    return {Result.NOT_TRIED: "released", Result.REFUSED: "refused", Result.UNKNOWN: "unknown"}[outcome.result]
+    return _WORDS[outcome.result]

@@ -10,6 +10,7 @@ from system_under_test.services.portal.openapi import describe
 from system_under_test.services.portal.operations import OperationHandlers
 from system_under_test.services.portal.pages import PageHandlers
 from system_under_test.services.portal.public import PublicHandlers
+from system_under_test.services.portal.push import PushHandlers
 from system_under_test.services.portal.redemptions import RedemptionHandlers
 from system_under_test.services.portal.requests import Handler
 from system_under_test.services.portal.sessions import SessionHandlers
@@ -27,6 +28,7 @@ class Handlers:
             MoneyHandlers(node),
             RedemptionHandlers(node),
             self._events,
+            PushHandlers(node),
             PublicHandlers(node),
             OperationHandlers(node, description),
             PageHandlers(),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from system_under_test.domain.push import LOOPBACK, Host
 from system_under_test.services.portal.health import Health
 from system_under_test.services.portal.metrics import PortalMetrics
 from system_under_test.services.portal.public_copy import PublicCopy
@@ -23,6 +24,7 @@ class Node:
     health: Health
     metrics: PortalMetrics
     log: structlog.stdlib.BoundLogger
+    push_hosts: tuple[Host, ...] = LOOPBACK
     draining: bool = False
 
     @property

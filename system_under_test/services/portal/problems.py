@@ -34,6 +34,7 @@ TOO_LARGE: Final = Kind(type="body-too-large", title="Body too large", status=41
 NOT_JSON: Final = Kind(type="unsupported-media-type", title="Unsupported media type", status=415)
 KEY_REUSED: Final = Kind(type="idempotency-key-reused", title="Idempotency-Key reused", status=422)
 ACCOUNT_FULL: Final = Kind(type="account-full", title="Account full", status=422)
+SUBSCRIPTION_REFUSED: Final = Kind(type="subscription-refused", title="Subscription refused", status=422)
 TOO_MANY_LOG_INS: Final = Kind(type="too-many-log-ins", title="Too many log-ins", status=429)
 TOO_MANY_STREAMS: Final = Kind(type="too-many-streams", title="Too many streams", status=429)
 INTERNAL: Final = Kind(type="internal-error", title="Internal error", status=500)

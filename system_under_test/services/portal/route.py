@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from system_under_test.services.portal.admission import Rank
 
-Method = Literal["GET", "POST", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "DELETE"]
 BODY_CODES: Final = (400, 408, 413, 415)
 UNAVAILABLE: Final = (500, 503)
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from system_under_test.services.portal import events, money, operations, pages, public, redemptions, sessions
+from system_under_test.services.portal import events, money, operations, pages, public, push, redemptions, sessions
 from system_under_test.services.portal.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -10,6 +10,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *money.ROUTES,
     *redemptions.ROUTES,
     *events.ROUTES,
+    *push.ROUTES,
     *public.ROUTES,
     *operations.ROUTES,
     *pages.ROUTES,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -28,20 +29,35 @@ class Post:
     mailbox: Process
     planned: int = 0
 
-    def add_notifier(self, name: str, *, timeout_s: float = 1.0, claim_s: float = 10.0) -> Process:
-        """Starts a notifier."""
+    @property
+    def key_file(self) -> Path:
+        """The notifiers' key for web push: one for all that share a database."""
+        return self.postgres.folder.with_name("vapid.key")
+
+    def add_notifier(
+        self, name: str, *, timeout_s: float = 1.0, claim_s: float = 10.0, key_file: Path | None = None
+    ) -> Process:
+        """Starts a notifier; its key for web push is the platform's unless told otherwise."""
         return self.stage.add(
             name,
             "notifier",
             DATABASE_URL=self.postgres.outputs()["notifier_dsn"],
             SMTP_URL=self.mailbox.outputs()["smtp_url"],
             SMTP_TIMEOUT_SECONDS=str(timeout_s),
+            PUSH_TIMEOUT_SECONDS=str(timeout_s),
+            PUSH_HOSTS=self.mailbox.outputs()["push_host"],
+            VAPID_KEY_FILE=str(key_file or self.key_file),
             NOTICE_CLAIM_SECONDS=str(claim_s),
         )
 
     def behave(self, **behaviour: Any) -> None:
         """Puts a behaviour of the mailbox in force; none is the good one."""
         status, answer = self.post("/behaviour", json.dumps(behaviour).encode())
+        assert status == 200, answer
+
+    def behave_as_push_service(self, **behaviour: Any) -> None:
+        """The same for messages of web push."""
+        status, answer = self.post("/push-behaviour", json.dumps(behaviour).encode())
         assert status == 200, answer
 
     def post(self, path: str, body: bytes) -> tuple[int, Any]:
@@ -54,9 +70,9 @@ class Post:
         finally:
             connection.close()
 
-    def received(self) -> dict[str, Any]:
-        """What has arrived, all of it, and the counts."""
-        status, body = get(self.mailbox.port, "/mails?limit=100000")
+    def received(self, what: str = "mails") -> dict[str, Any]:
+        """What has arrived, all of it, and the counts; `what` is mails or pushes."""
+        status, body = get(self.mailbox.port, f"/{what}?limit=100000")
         assert status == 200
         answer: dict[str, Any] = json.loads(body)
         return answer
@@ -65,6 +81,15 @@ class Post:
         """How many effective mails of that revision each recipient has."""
         name = f"<window-{window}.revision-{revision}."
         return Counter(mail["recipient"] for mail in self.received()["mails"] if mail["message_id"].startswith(name))
+
+    def pushed(self, window: int, revision: int) -> Counter[str]:
+        """How many effective messages of web push of that revision each account has."""
+        names = (mail["message_id"].split(".") for mail in self.received("pushes")["mails"])
+        return Counter(
+            account
+            for which, told, account, _ in names
+            if (which, told) == (f"window-{window}", f"revision-{revision}")
+        )
 
     async def await_arrived(self, window: int, *, at_least: int) -> None:
         """Waits until so many customers have the notice of the window's first revision."""

@@ -16,7 +16,7 @@ _TABLES = {
     "redemptions": ("redemption",),
     "accrual": ("interest_rate", "accrual_hour", "accrual_snapshot"),
     "payouts": ("signer_key", "custody_policy", "payout_batch", "manifest", "signature"),
-    "notices": ("notice_plan", "notice"),
+    "notices": ("notice_plan", "notice", "push_subscription"),
     "windows": ("maintenance_window", "window_event", "reconciliation"),
     "sessions": ("reopening", "session"),
 }

@@ -83,7 +83,11 @@ def test_a_real_client_gets_its_mail_taken_once(mailbox: Process) -> None:
 
 def test_it_reports_where_mail_is_to_be_sent(mailbox: Process) -> None:
     """The ready file, once it is ready: the address that a notifier is given."""
-    assert mailbox.outputs() == {"smtp_url": f"smtp://127.0.0.1:{smtp_port(mailbox)}"}
+    assert mailbox.outputs() == {
+        "smtp_url": f"smtp://127.0.0.1:{smtp_port(mailbox)}",
+        "push_url": f"http://127.0.0.1:{mailbox.port}",
+        "push_host": f"127.0.0.1:{mailbox.port}",
+    }
 
 
 NOISE: dict[str, bytes] = {

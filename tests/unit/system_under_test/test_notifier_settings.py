@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from system_under_test.domain.push import Host
 from system_under_test.services.mailbox.main import MailboxSettings
 from system_under_test.services.notifier.main import NotifierSettings, SmtpServer
 from system_under_test.settings import ConfigurationError, read_settings
@@ -13,6 +14,11 @@ GIVEN = {
     "DATABASE_URL": "postgresql://savings_notifier:secret@127.0.0.1:20001/savings",
     "SMTP_URL": "smtp://127.0.0.1:2525",
 }
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GIVEN, "HOLDFAST_DATA_DIR", str(tmp_path))
 
 
 def test_any_smtp_server_can_be_named() -> None:
@@ -45,10 +51,24 @@ def test_a_sender_that_could_break_a_header_is_refused(sender: str) -> None:
 
 def test_a_claim_has_to_outlast_a_try() -> None:
     """Ten answers' time is enough, less is not."""
-    enough = {"SMTP_TIMEOUT_SECONDS": "2", "NOTICE_CLAIM_SECONDS": "20"}
+    enough = {"SMTP_TIMEOUT_SECONDS": "2", "PUSH_TIMEOUT_SECONDS": "2", "NOTICE_CLAIM_SECONDS": "20"}
     assert read_settings(NotifierSettings, GIVEN | enough).claim_s == 20
-    with pytest.raises(ConfigurationError, match="NOTICE_CLAIM_SECONDS has to be at least 10 times"):
-        read_settings(NotifierSettings, GIVEN | enough | {"NOTICE_CLAIM_SECONDS": "19"})
+    for name in ("SMTP", "PUSH"):
+        with pytest.raises(ConfigurationError, match=f"has to be at least 10 times {name}_TIMEOUT_SECONDS"):
+            read_settings(NotifierSettings, GIVEN | enough | {f"{name}_TIMEOUT_SECONDS": "2.1"})
+
+
+def test_the_push_services_that_may_be_sent_to_are_a_list() -> None:
+    """A host, one with a port, all below one; what is none is named."""
+    settings = read_settings(NotifierSettings, GIVEN | {"PUSH_HOSTS": "push.example.net, *.example.org,127.0.0.1:2580"})
+    assert settings.push_hosts == (
+        Host(name="push.example.net", port=None, below=False),
+        Host(name="example.org", port=None, below=True),
+        Host(name="127.0.0.1", port=2580, below=False),
+    )
+    for wrong in ("push.example.net,", "https://push.example.net", "*", "x:0", "x:65536", "a@b", "a b"):
+        with pytest.raises(ConfigurationError, match="PUSH_HOSTS: expected a host as push"):
+            read_settings(NotifierSettings, GIVEN | {"PUSH_HOSTS": wrong})
 
 
 def test_the_mailbox_needs_two_ports_and_a_folder(tmp_path: Path) -> None:

@@ -157,13 +157,13 @@ def test_wrong_arguments_and_a_wrong_environment_are_named_together(
     assert said in problems[1]
 
 
-@pytest.mark.parametrize("model", [SettlementSettings, AccrualSettings, NotifierSettings])
+@pytest.mark.parametrize("model", [SettlementSettings, AccrualSettings])
 def test_a_folder_that_a_process_does_not_use_may_be_missing(model: type[ServiceSettings], tmp_path: Path) -> None:
     """HOLDFAST_DATA_DIR names what does not exist: nothing to those that keep nothing."""
     read_settings(model, {**_SERVICE, "HOLDFAST_DATA_DIR": str(tmp_path / "none")})
 
 
-@pytest.mark.parametrize("model", [SignerSettings, MaintenanceSettings])
+@pytest.mark.parametrize("model", [SignerSettings, MaintenanceSettings, NotifierSettings])
 def test_a_folder_that_a_process_uses_has_to_exist(model: type[ServiceSettings], tmp_path: Path) -> None:
     """HOLDFAST_DATA_DIR names what does not exist: refused by those that keep a key there."""
     with pytest.raises(ConfigurationError, match="HOLDFAST_DATA_DIR: expected a folder that exists"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from system_under_test.domain import signatures
+from system_under_test.domain import openssl, signatures
 from system_under_test.settings import PlatformError
 
 # RFC 8032, section 7.1: secret key, public key, message, signature.
@@ -109,7 +109,7 @@ def test_a_private_key_of_another_size_is_named(size: int) -> None:
 
 def test_a_failure_leaves_no_error_behind_for_ssl(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuses a signature, then asks for an algorithm that there is not: its list of errors is empty each time."""
-    last = signatures._openssl().ERR_peek_error
+    last = openssl.library().ERR_peek_error
     last.restype = ctypes.c_ulong
     assert not signatures.verify(PUBLIC, b"m", b"\xff" * 64)
     assert last() == 0
@@ -136,10 +136,10 @@ def _resident_bytes() -> int:
 
 def test_a_python_without_a_usable_openssl_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks for functions that no library has: an error that says what is needed and where to get it."""
-    monkeypatch.setattr(signatures, "_FUNCTIONS", (("EVP_of_the_future", None, ()),))
-    signatures._openssl.cache_clear()
+    monkeypatch.setattr(openssl, "_FUNCTIONS", (("EVP_of_the_future", None, ()),))
+    openssl.library.cache_clear()
     try:
-        with pytest.raises(PlatformError, match=r"needs OpenSSL 1\.1\.1 or newer.*install OpenSSL"):
+        with pytest.raises(PlatformError, match=r"need OpenSSL 1\.1\.1 or newer.*install OpenSSL"):
             signatures.sign(PRIVATE, b"m")
     finally:
-        signatures._openssl.cache_clear()
+        openssl.library.cache_clear()

@@ -54,10 +54,16 @@ def platform() -> tuple[Rows, Rows]:
         check(5, START_S + 44 * 60),
     ]
     notices: Rows = [
-        {"row": "plan", "window": 1, "revision": 1, "kind": "move", "planned_start": START_S - 3600, "total": 2},
-        {"row": "plan", "window": 1, "revision": 2, "kind": "move", "planned_start": START_S, "total": 2},
+        {"row": "plan", "window": 1, "revision": 1, "kind": "move", "planned_start": START_S - 3600,
+         "planned_at": wall_s(8 * DAY_S), "total": 3},
+        {"row": "plan", "window": 1, "revision": 2, "kind": "move", "planned_start": START_S,
+         "planned_at": wall_s(8.5 * DAY_S), "total": 3},
         notice("c-1", 1), notice("c-2", 1, state="withdrawn", sent_business_at=None),
-        notice("c-1", 2), notice("c-2", 2),
+        notice("c-2", 1, channel="push", state="withdrawn", sent_business_at=None),
+        notice("c-2", 2, channel="push"), notice("c-1", 2), notice("c-2", 2),
+        subscription("c-2", 7 * DAY_S),
+        # Too late to be told of that plan.
+        subscription("c-1", 8.5 * DAY_S + 60),
     ]  # fmt: skip
     return windows, notices
 
@@ -66,6 +72,16 @@ def notice(account: str, revision: int, **values: Any) -> dict[str, Any]:
     """A notice of window 1."""
     return {"row": "notice", "window": 1, "revision": revision, "account": account, "channel": "email", "state": "sent",
             "sent_business_at": START_S - DAY_S - 60, **values}  # fmt: skip
+
+
+def subscription(account: str, since_s: float) -> dict[str, Any]:
+    """Web push, from a business time on."""
+    return {"row": "subscription", "account": account, "channel": "push", "since": wall_s(since_s)}
+
+
+def rows_of(notices: Rows, **values: Any) -> Rows:
+    """Those rows that have these values."""
+    return [one for one in notices if values.items() <= one.items()]
 
 
 def judged(path: Path, windows: Rows, notices: Rows, **parameters: Any) -> Finding:
@@ -142,17 +158,57 @@ WRONG: dict[str, tuple[Callable[[Rows, Rows], object], str]] = {
         lambda windows, _: windows[12].update(passed=False, problems=[{}]),
         "opened without a full check of the ledger that passed",
     ),
-    "a customer not told": (lambda _, notices: notices.pop(), "customers without a notice"),
-    "a notice only withdrawn": (lambda _, notices: notices[-1].update(state="withdrawn"), "customers without a notice"),
+    "a customer not told": (lambda _, notices: notices.remove(notice("c-2", 2)), "customers without a notice"),
+    "a notice only withdrawn": (
+        lambda _, notices: rows_of(notices, account="c-2", revision=2, channel="email")[0].update(state="withdrawn"),
+        "customers without a notice",
+    ),
     "one told twice, one not": (
-        lambda _, notices: notices[-1].update(account="c-1"),
+        lambda _, notices: rows_of(notices, account="c-2", revision=2, channel="email")[0].update(account="c-1"),
         "customer with more than one notice",
     ),
     "told late": (
-        lambda _, notices: notices[-1].update(sent_business_at=START_S - DAY_S + 1),
+        lambda _, notices: [
+            one.update(sent_business_at=START_S - DAY_S + 1) for one in rows_of(notices, account="c-2", revision=2)
+        ],
         "notice less than 24 hours ahead",
     ),
+    "a subscriber told by e-mail only": (
+        lambda _, notices: [
+            *(one.update(total=2) for one in rows_of(notices, row="plan", revision=2)),
+            notices.pop(notices.index(notice("c-2", 2, channel="push"))),
+        ],
+        "subscriber without a notice",
+    ),
+    "a subscriber's push refused": (
+        lambda _, notices: rows_of(notices, channel="push", revision=2)[0].update(state="undeliverable"),
+        "subscriber without a notice",
+    ),
+    "a subscriber told twice by push": (
+        lambda _, notices: notices.append(notice("c-2", 2, channel="push")),
+        "customer with more than one notice",
+    ),
+    "an e-mail given up": (
+        lambda _, notices: rows_of(notices, account="c-1", revision=2)[0].update(state="undeliverable"),
+        "customers without a notice",
+    ),
+    "told by push alone": (
+        lambda _, notices: [
+            *(one.update(total=2) for one in rows_of(notices, row="plan", revision=2)),
+            notices.pop(notices.index(notice("c-2", 2))),
+        ],
+        "customer without an e-mail",
+    ),
 }
+
+
+def test_who_unsubscribed_meanwhile_needs_no_push(tmp_path: Path) -> None:
+    """The push notice of a subscription that has ended is undeliverable: as announced; one that still stands is not."""
+    windows, notices = platform()
+    rows_of(notices, channel="push", revision=2)[0].update(state="undeliverable", sent_business_at=None)
+    assert judged(tmp_path / "stands", windows, notices).grade is Grade.FAIL
+    notices.remove(subscription("c-2", 7 * DAY_S))
+    assert judged(tmp_path / "ended", windows, notices).grade is Grade.PASS
 
 
 @pytest.mark.parametrize("what", WRONG)
