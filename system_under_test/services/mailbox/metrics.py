@@ -31,7 +31,6 @@ class MailboxMetrics:
         self.push_refusals = Counter(
             "savings_mailbox_push_refusals",
             "Messages of web push that were refused, told to or not.",
-            ("status",),
             registry=self.registry,
         )
         for kind in ("effective", "duplicate", "unreadable"):

@@ -115,7 +115,7 @@ class PushService:
         return None
 
     def _refuse(self, refusal: Refusal, behaviour: PushBehaviour) -> web.Response:
-        self._metrics.push_refusals.labels(str(refusal.status)).inc()
+        self._metrics.push_refusals.inc()
         retry = {} if behaviour.retry_after_s is None else {"Retry-After": str(behaviour.retry_after_s)}
         return web.json_response(
             {"status": refusal.status, "detail": refusal.detail}, status=refusal.status, headers=retry
