@@ -252,7 +252,7 @@ def test_a_surge_starts_on_schedule_and_every_refusal_of_it_counts(bench: Bench)
 
 
 def test_a_function_that_fails_under_way_ends_the_load_with_the_reason(bench: Bench) -> None:
-    """From 1.5 s on it gives no number: exit 1 when it is asked for that second, and the arrivals before it are in the record."""
+    """From 1.5 s on it gives no number: exit 1 when that second is asked for; what came before is in the record."""
     (bench.run_dir / "shapes.py").write_text("def rate(t):\n    return 100 if t < 1.5 else None\n")
     server = bench.server()
     process = bench.load(
