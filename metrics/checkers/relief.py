@@ -13,14 +13,17 @@ from metrics.units import PerSecond, PositiveSeconds, Ratio, format_duration
 if TYPE_CHECKING:
     from metrics.evidence import Evidence
 
+CALM_S = 5
+"""So many good seconds in a row are no accident."""
+
 
 @CHECKERS.register("relief")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relief:
-    """At most `within` after the last second with `over` arrivals, requests are answered well again and stay so.
+    """At most `within` after the last second with `over` arrivals, requests are answered well again, for 5 s in a row.
 
     Bad is a second in which more than `bad` (5 % unless told otherwise) of what was meant to start fails or takes
-    longer than `late`. Unknown where there was no surge, or where the load ended before `within` was over.
+    longer than `late`. Unknown where there was no surge, or where the load ended before that could be seen.
     """
 
     over_per_s: Annotated[PerSecond, Field(alias="over")]
@@ -34,7 +37,7 @@ class Relief:
         return f"relief:over {self.over_per_s:g}/s"
 
     def check(self, evidence: "Evidence") -> Finding:
-        """Looks for the last bad second of those that begin where the surge ends."""
+        """Looks for the first good seconds of those that begin where the surge ends."""
         import numpy as np
 
         from metrics.offering import SECOND_NS, loaded_seconds
@@ -50,15 +53,18 @@ class Relief:
         bad = after.bad | (after.latency_s > self.late_s)
         second = (after.intended_ns - over_ns) // SECOND_NS
         asked_each, bad_each = np.bincount(second), np.bincount(second, weights=bad)
-        seconds = np.flatnonzero(bad_each > self.bad_ratio * asked_each)
-        relief_s = float(seconds[-1] + 1) if len(seconds) else 0.0
-        watched_s = (evidence.window_ns[1] - over_ns) / SECOND_NS
-        if watched_s < self.within_s or not len(after):
-            doubts.append(f"the load ended {format_duration(watched_s)} after the surge")
-        last = np.flatnonzero(bad & (second == seconds[-1]))[-1:] if len(seconds) else ()
+        well = bad_each <= self.bad_ratio * asked_each
+        whole = int((evidence.window_ns[1] - over_ns) // SECOND_NS)
+        calm = [first for first in range(min(whole, len(well)) - CALM_S + 1) if well[first : first + CALM_S].all()]
+        relief_s = float(calm[0]) if calm else None
+        too_soon = relief_s is None and whole < self.within_s + CALM_S
+        if too_soon or not len(after):
+            doubts.append(f"the load ended {format_duration(whole)} after the surge")
+        last = np.flatnonzero(bad & (second < (whole if relief_s is None else relief_s)))[-1:]
+        met = too_soon or (relief_s is not None and relief_s <= self.within_s)
         return Finding(
             name=self.title,
-            grade=Grade.FAIL if relief_s > self.within_s else Grade.PASS,
+            grade=Grade.PASS if met else Grade.FAIL,
             value=relief_s,
             limit=self.within_s,
             unit="s",

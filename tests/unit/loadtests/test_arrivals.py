@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.arrivals import DueCount, Pace, Schedule, constant, schedule_of
 from metrics.arrivals import POISSON, Arrivals, ArrivalsError
 
 Points = list[tuple[float, float]]
+_PATIENT = settings(deadline=None)  # a busy machine is no mistake
 
 
 @st.composite
@@ -50,6 +51,7 @@ def test_a_rate_nobody_can_mean_is_refused(rate: float) -> None:
         constant(rate)
 
 
+@_PATIENT
 @given(points=rates(), from_s=st.floats(0, 30), length_s=st.floats(0, 10))
 def test_in_any_interval_as_many_arrive_as_the_rate_adds_up_to(points: Points, from_s: float, length_s: float) -> None:
     """Counts between any two times differ from the integral of the rate, taken in small steps here, by at most one."""
@@ -70,6 +72,7 @@ def _rate_at(points: Points, at_s: float) -> float:
     return points[-1][1]
 
 
+@_PATIENT
 @given(points=rates(), spacing=st.sampled_from(["even", "poisson"]), seed=st.text(max_size=5))
 def test_no_schedule_goes_backwards_and_the_same_seed_gives_the_same(points: Points, spacing: str, seed: str) -> None:
     """5,000 arrivals of each."""
@@ -80,6 +83,7 @@ def test_no_schedule_goes_backwards_and_the_same_seed_gives_the_same(points: Poi
     assert first[0] >= 0
 
 
+@_PATIENT
 @given(points=rates(), at_s=st.floats(0.5, 20), spacing=st.sampled_from(["even", "poisson"]))
 def test_a_step_changes_nothing_before_it(points: Points, at_s: float, spacing: str) -> None:
     """The same rate, and the same with a step to 200/s at some time: equal until then."""
