@@ -56,12 +56,17 @@ def _actions(written: Salvaged[Any], names: Mapping[str, Collection[str]]) -> It
 
 
 def _awaited(written: Salvaged[Any], names: Mapping[str, Collection[str]]) -> Iterator[Finding]:
-    """Readings that an entry waits for and the target does not have."""
+    """Readings that an entry waits for, or a guardrail looks at, and the target does not have."""
     for index, entry in enumerate(_items(written.document.data.get("faults"))):
         when = entry.get("when") if isinstance(entry, Mapping) else None
         reading = when.get("observe") if isinstance(when, Mapping) else None
         if isinstance(reading, str) and reading not in names.get("reading", {reading}):
             yield ("faults", index, "when", "observe"), _no_such("reading", reading, names["reading"])
+    for index, entry in enumerate(_items(written.document.data.get("guardrails"))):
+        limit = entry.get("reading") if isinstance(entry, Mapping) else None
+        reading = limit.get("observe") if isinstance(limit, Mapping) else None
+        if isinstance(reading, str) and reading not in names.get("reading", {reading}):
+            yield ("guardrails", index, "reading", "observe"), _no_such("reading", reading, names["reading"])
 
 
 def beside(source: Path, relative: str) -> Path:

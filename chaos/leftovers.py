@@ -14,7 +14,7 @@ from chaos.errors import HealError, TargetError
 from chaos.processes import Identity, alive, freeze, kill_all, send
 from chaos.roster import GUARD_FILE, Guarded, read_guarded, remove_data
 from chaos.shared_memory import remove_orphaned
-from chaos.undo import STEP_LIMIT_S, Settings, Starter, Step, UndoLog, carry_out, read_undo
+from chaos.undo import STEP_LIMIT_S, Settings, Starter, Step, UndoLog, UndoRecord, carry_out, read_undo
 from metrics.events import EventLog
 
 HEAL_LIMIT_S: Final = 2.0
@@ -41,6 +41,29 @@ class Leftover:
 def leftovers(runs_dir: Path) -> tuple[Leftover, ...]:
     """Every dead run below `runs_dir` that left something, in order of name."""
     return tuple(left for run_dir in run_dirs(runs_dir) if (left := leftover(run_dir)))
+
+
+def refuse_in_force(runs_dir: Path, topology: Path) -> None:
+    """Looks for faults that dead runs left in force on the target which a topology file describes.
+
+    Raises:
+        HealError: there are some: which, and how to clear them.
+    """
+    found = [left for left in leftovers(runs_dir) if (left.faults or left.damaged) and _target_of(left) == topology]
+    if found:
+        told = "; ".join(f"{left.run_id}: {', '.join(left.faults) or 'its undo log is damaged'}" for left in found)
+        raise HealError(
+            f"faults of an earlier run may still be in force on {topology} ({told}); clear them with "
+            f"`holdfast heal --out {runs_dir}` first"
+        )
+
+
+def _target_of(left: Leftover) -> Path | None:
+    """The topology file of a run, as its run.json names it; None where that cannot be told."""
+    try:
+        return Path(json.loads((left.run_dir / "run.json").read_text())["target"]).resolve()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def run_dirs(runs_dir: Path) -> tuple[Path, ...]:
@@ -134,20 +157,59 @@ def _take_back(guarded: Guarded, did: list[str], left: list[str]) -> None:
     log = UndoLog(guarded.run_dir)
     try:
         for record in state.pending:
-            failed: list[str] = []
-
-            def carry(step: Step, fault_id: str = record.fault_id, failed: list[str] = failed) -> None:
-                with _going_on(failed, fault_id):
-                    did.append(carry_out(_bounded(step, deadline), starter))
-
-            for batch in _batches(record.steps):
-                _all_at_once(carry, batch)
+            failed = _carry_out_record(record, starter, deadline, did)
             left += failed
             if not failed:
                 with _going_on(left, record.fault_id):
                     log.done(record.fault_id)
     finally:
         log.close()
+
+
+def _carry_out_record(record: UndoRecord, starter: Starter | None, deadline: float, did: list[str]) -> list[str]:
+    """Takes one fault back and adds to `did` what was done; gives what failed."""
+    failed: list[str] = []
+
+    def carry(step: Step) -> None:
+        with _going_on(failed, record.fault_id):
+            did.append(carry_out(_bounded(step, deadline), starter))
+
+    for batch in _batches(record.steps):
+        _all_at_once(carry, batch)
+    return failed
+
+
+def take_back_expired(run_dir: Path, fault_id: str, *, expires_ns: int) -> None:
+    """Takes back one fault that has outlived its time because its runner hangs, and writes down what came of it.
+
+    Nothing happens to one that has been taken back or prolonged meanwhile. Instances of a target of the runner's own
+    cannot be started by anybody else: that is then among what is left.
+    """
+    guarded = _guarded(run_dir)
+    asked = (it for it in read_undo(run_dir).pending if (it.fault_id, it.expires_ns) == (fault_id, expires_ns))
+    record = next(asked, None)
+    if record is None:
+        return
+    deadline = time.monotonic() + HEAL_LIMIT_S
+    starter = _starter(guarded.socket, deadline) if guarded.socket else _only_the_runner
+    did: list[str] = []
+    left = _carry_out_record(record, starter, deadline, did)
+    if not left:
+        with _going_on(left, record.fault_id):
+            log = UndoLog(run_dir, alone=False)
+            try:
+                log.done(record.fault_id)
+            finally:
+                log.close()
+    events = EventLog(run_dir)
+    try:
+        events.append("watchdog.expired", fault_id=record.fault_id, undone=did, left=left)
+    finally:
+        events.close()
+
+
+def _only_the_runner(instance: str, _env: Settings | None) -> None:
+    raise HealError(f"{instance} can only be started by the runner, which hangs; end that and run again")
 
 
 def _batches(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:

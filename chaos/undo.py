@@ -1,7 +1,10 @@
 """How to take every fault back, written down and on disk before the fault is injected: `undo.ndjson`.
 
-    {"fault_id": "pause-1", "steps": [{"do": "signal", "pid": 81, "start_ticks": 7100, "signal": "CONT"}]}
+    {"fault_id": "pause-1", "steps": [{"do": "signal", "pid": 81, ..., "signal": "CONT"}], "expires_ns": 9}
+    {"fault_id": "pause-1", "expires_ns": 12}
     {"fault_id": "pause-1", "done": true}
+
+A record whose time to live (CLOCK_MONOTONIC) runs out is carried out by the watchdog though the runner lives: it hangs.
 
 Steps are plain data, so that another process - the watchdog, `holdfast heal` - can carry them out. A step may be
 carried out twice. A kind of step registered elsewhere is found by the module that the step names:
@@ -13,7 +16,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +56,8 @@ class UndoRecord:
 
     fault_id: str
     steps: tuple[Step, ...]
+    expires_ns: int | None = None
+    """When it should have been done at the latest, or its time been prolonged; None: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +71,11 @@ class UndoState:
 class UndoLog:
     """Appends to a run's undo log; when a method returns, what it wrote is on disk."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, alone: bool = True) -> None:
+        """Not `alone`: the runner has the same log open, and what it may just be writing is left as it is."""
         path = run_dir / FILE_NAME
-        _cut_torn_tail(path)
+        if alone:
+            _cut_torn_tail(path)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -76,8 +83,10 @@ class UndoLog:
         finally:
             os.close(folder)
 
-    def record(self, fault_id: str, steps: Sequence[Step]) -> None:
+    def record(self, fault_id: str, steps: Sequence[Step], *, expires_ns: int | None = None) -> None:
         """Writes down what will take the fault back. If this raises, the fault must not be injected.
+
+        From `expires_ns` on, unless that is prolonged, the watchdog takes it back.
 
         Raises:
             HealError: a step that no process could carry out.
@@ -85,7 +94,12 @@ class UndoLog:
         """
         for step in steps:
             _carrier(step)
-        self._append({"fault_id": fault_id, "steps": [dict(step) for step in steps]})
+        expiry = {} if expires_ns is None else {"expires_ns": expires_ns}
+        self._append({"fault_id": fault_id, "steps": [dict(step) for step in steps], **expiry})
+
+    def prolong(self, fault_id: str, *, expires_ns: int) -> None:
+        """Writes down until when a recorded fault may live from now on."""
+        self._append({"fault_id": fault_id, "expires_ns": expires_ns})
 
     def done(self, fault_id: str) -> None:
         """Writes down that the fault is taken back."""
@@ -122,9 +136,14 @@ def read_undo(run_dir: Path) -> UndoState:
             fault_id = str(entry["fault_id"])
             if entry.get("done"):
                 pending.pop(fault_id, None)
-            else:
+            elif "steps" in entry:
                 pending.pop(fault_id, None)
-                pending[fault_id] = UndoRecord(fault_id=fault_id, steps=tuple(entry["steps"]))
+                expires_ns = entry.get("expires_ns")
+                pending[fault_id] = UndoRecord(fault_id=fault_id, steps=tuple(entry["steps"]), expires_ns=expires_ns)
+            elif fault_id in pending:
+                pending[fault_id] = replace(pending[fault_id], expires_ns=int(entry["expires_ns"]))
+            else:
+                int(entry["expires_ns"])  # taken back already by somebody else; anything but this is damaged
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             damaged.append(f"{path}:{number}: not an undo record: {error}; take back by hand what it names")
     return UndoState(pending=tuple(reversed(pending.values())), damaged=tuple(damaged))

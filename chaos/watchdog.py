@@ -1,6 +1,7 @@
 """The process that cleans up when the runner dies by any signal, and the runner's hold on it.
 
     runner --pipe--> python -m chaos.watchdog RUN_DIR        (own session; INT, TERM, HUP, QUIT are ignored)
+       a fault outlives its time: the runner hangs -> take that fault back, write it down, go on watching
        "done": the run has ended in order, leave
        end of file: the runner is dead, or could not make sure that all is stopped
                     -> heal what is pending, end every process, remove data, write it down
@@ -10,15 +11,18 @@ The watchdog starts before the target, holds the lock of the run's ports, and im
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chaos.errors import TargetError
-from chaos.leftovers import clean_up
+from chaos.leftovers import clean_up, take_back_expired
 from chaos.processes import Process, python_environment, send, spawn
 from chaos.roster import WATCHDOG, Roster, read_guarded
+from chaos.undo import read_undo
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 READY: Final = b"ready\n"
 DONE: Final = b"done\n"
+LOOK_EVERY_S: Final = 0.5
 _START_LIMIT_S: Final = 10.0
 _FINISH_LIMIT_S: Final = 5.0
 _CLEAR_LIMIT_S: Final = 15.0
@@ -145,10 +150,41 @@ def main(run_dir: Path) -> int:
         return 1
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
-    if sys.stdin.buffer.readline() == DONE:
+    if _stand_by(run_dir) == DONE:
         return 0
     left = clean_up(run_dir, by="watchdog")
     return 1 if left else 0
+
+
+def _stand_by(run_dir: Path) -> bytes:
+    """What the runner says at its end; empty when it died. Meanwhile takes back every fault that outlives its time."""
+    tried: set[tuple[str, int]] = set()
+    while not select.select([sys.stdin.buffer], [], [], LOOK_EVERY_S)[0]:
+        for record in _overdue(run_dir):
+            if record not in tried:
+                tried.add(record)
+                _take_back(run_dir, *record)
+    return sys.stdin.buffer.readline()
+
+
+def _overdue(run_dir: Path) -> list[tuple[str, int]]:
+    """The faults in force whose time has run out, newest first, each with when."""
+    try:
+        found = read_undo(run_dir).pending
+    except OSError as error:
+        # Whatever the disk says now: the runner may still die, and then somebody has to be there.
+        sys.stderr.write(f"the undo log cannot be read: {error}\n")
+        return []
+    now_ns = time.monotonic_ns()
+    return [(it.fault_id, it.expires_ns) for it in found if it.expires_ns is not None and it.expires_ns <= now_ns]
+
+
+def _take_back(run_dir: Path, fault_id: str, expires_ns: int) -> None:
+    try:
+        take_back_expired(run_dir, fault_id, expires_ns=expires_ns)
+    except Exception as error:  # noqa: BLE001  # whatever it is: who stands by must go on standing by
+        sys.stderr.write(f"{fault_id} has outlived its time and could not be taken back: {error!r}\n")
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -132,6 +132,11 @@ def _fault_breaches(evidence: Evidence) -> list[str]:
         if fault.effect is not True and not _cut_off(evidence, fault)
     ]
     found += [
+        f"{event.fault_id}: the runner hung, and the watchdog took the fault back when it had outlived its time"
+        for event in evidence.events
+        if event.kind == "watchdog.expired"
+    ]
+    found += [
         f"{fault.fault_id}: {fault.failed_step} failed: {fault.error}"
         for fault in evidence.injected
         # A heal that was tried again and proven is none; one that was not leaves the system dirty.

@@ -176,6 +176,31 @@ def read_recording(run_dir: Path) -> tuple[list[Row], list[Torn]]:
     return rows, torn
 
 
+class Follower:
+    """Reads a recording while it grows: each time what has been written since."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._folder = run_dir / FOLDER
+        self._read_bytes: dict[str, int] = {}
+
+    def more(self) -> list[Row]:
+        """The rows of every batch that has become whole; in order of time only within one writer."""
+        rows: list[Row] = []
+        for path in sorted(self._folder.glob("*.bin")):
+            begin = self._read_bytes.get(path.name, len(MAGIC))
+            with path.open("rb") as file:
+                file.seek(begin)
+                data = MAGIC + file.read()
+            end = len(data)
+            for batch in _batches_in(memoryview(data), path.name):
+                if isinstance(batch, Torn):
+                    end = batch.offset
+                else:
+                    rows.extend(batch)
+            self._read_bytes[path.name] = begin + end - len(MAGIC)
+        return rows
+
+
 def _batches_in(data: memoryview, name: str) -> Iterator[list[Row] | Torn]:
     if bytes(data[: len(MAGIC)]) != MAGIC:
         yield Torn(name, 0, "does not begin as a history")

@@ -18,6 +18,7 @@ from chaos.engine.clients import Client, ClientCommand, counts
 from chaos.engine.play import Stage
 from chaos.engine.progress import Progress
 from chaos.engine.readings import Readings
+from chaos.engine.surroundings import Surroundings
 from chaos.engine.switch import EndEarly, Reason, Switch
 from chaos.engine.watch import Tripped, Watch
 from chaos.errors import HealError, HoldfastError, TargetError
@@ -155,6 +156,7 @@ class Life:
         tools = self.equipment
         async with self._in_phase("baseline"):
             self._watch.arm()
+            self._watch_task(self._watch.look_on(Surroundings(run_dir=tools.run_dir, target=tools.target)))
             await self._rest()
         from metrics.findings import Grade
         from metrics.judge import judge_baseline
@@ -320,12 +322,12 @@ class Life:
             tools.switch.request(Reason(outcome="error", text=f"what clients say cannot be written down: {error}"))
 
     def _trip(self, tripped: Tripped) -> None:
-        value = round(tripped.value, 6)
+        value = tripped.value if isinstance(tripped.value, str) else round(tripped.value, 6)
         self.equipment.events.append(
             "guardrail.tripped", guardrail=tripped.guardrail, value=value, limit=tripped.limit, client=tripped.client
         )
-        seen = f"{tripped.value:.1%}, limit {tripped.limit:.1%}, seen by the {tripped.client}"
-        text = f"guardrail {tripped.guardrail}: {seen}"
+        seen = "" if tripped.client is None else f", seen by the {tripped.client}"
+        text = f"guardrail {tripped.guardrail}: {tripped.text}{seen}"
         self.equipment.switch.request(Reason(outcome="guardrail", text=text))
 
     def _watch_task(self, work: Coroutine[Any, Any, None]) -> None:

@@ -6,6 +6,8 @@ undo record synced -> inject -> effect proven -> wait -> heal -> heal proven -> 
 """
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ EFFECT_LIMIT_S: Final = 3.0
 HEAL_LIMIT_S: Final = 60.0
 HEAL_PROOF_LIMIT_S: Final = 30.0
 HEAL_TRIES: Final = 2
+LEASE_S: Final = 20.0
+"""How long a fault may live longer than planned before the watchdog takes its runner for hung and takes it back."""
+_PROLONG_EVERY_S: Final = 4.0
 CHOICE_LIMIT_S: Final = 5.0
 """How long nobody may lead before a fault on the leader is given up."""
 _LOOK_EVERY_S: Final = 0.02
@@ -130,6 +135,7 @@ class _Play:
         self._chosen = chosen
         self._shown = shown
         self.healed = False
+        self._held = False
         self._fault = occurrence.fault
         self._injected_s: float | None = None
         self._kept = False
@@ -140,7 +146,7 @@ class _Play:
             target=stage.target,
             instances=chosen.instances,
             took_hold=self._took_hold,
-            record=lambda steps: stage.undo.record(occurrence.fault_id, steps),
+            record=lambda steps: stage.undo.record(occurrence.fault_id, steps, expires_ns=_lease_ns()),
         )
 
     async def run(self) -> None:
@@ -148,16 +154,19 @@ class _Play:
         try:
             # On disk before anything is touched. It blocks the loop for a sync of the disk, and no cancellation can
             # come between the record and the `try` that heals.
-            self._stage.undo.record(self._occurrence.fault_id, self._fault.undo_steps(self._scene))
+            steps = self._fault.undo_steps(self._scene)
+            self._stage.undo.record(self._occurrence.fault_id, steps, expires_ns=_lease_ns())
         except _MENDABLE as error:
             self._failed("undo_record", error)
             return
         self._event("fault.undo_recorded")
         self._stage.in_force[self._occurrence.fault_id] = self._occurrence
+        prolonging = asyncio.ensure_future(self._prolong())
         try:  # opens before anything is touched, so that a half-done injection is healed too
             await self._harm()
         finally:
             await uninterrupted(self._put_right())
+            prolonging.cancel()
             del self._stage.in_force[self._occurrence.fault_id]
         if self._unwritten is not None:
             raise self._unwritten
@@ -175,7 +184,27 @@ class _Play:
         if self._fault.heal_after_s is None:
             self._kept = proof.proven
         else:
-            await asyncio.sleep(injected_s + self._fault.heal_after_s - asyncio.get_running_loop().time())
+            await self._hold(injected_s + self._fault.heal_after_s - asyncio.get_running_loop().time())
+
+    async def _hold(self, for_s: float) -> None:
+        """Leaves it in force for its planned time, at whose end plus the lease it expires, whatever becomes of us."""
+        self._stage.undo.prolong(self._occurrence.fault_id, expires_ns=_lease_ns(max(0.0, for_s)))
+        self._held = True
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            self._held = False
+
+    async def _prolong(self) -> None:
+        """While it is injected and healed, however long that takes, prolongs its life: only a runner that goes on can.
+
+        What cannot be written lets it expire: then the watchdog takes it back, which is what the record is for.
+        """
+        with contextlib.suppress(OSError):
+            while True:
+                await asyncio.sleep(_PROLONG_EVERY_S)
+                if not self._held:
+                    self._stage.undo.prolong(self._occurrence.fault_id, expires_ns=_lease_ns())
 
     async def _put_right(self) -> None:
         self._putting_right = True
@@ -249,3 +278,8 @@ class _Play:
             if not self._putting_right:
                 raise
             self._unwritten = error
+
+
+def _lease_ns(for_s: float = 0.0) -> int:
+    """When a fault that may live `for_s` from now on expires."""
+    return time.monotonic_ns() + int((for_s + LEASE_S) * 1e9)

@@ -18,6 +18,7 @@ from chaos.engine.progress import Progress, show
 from chaos.engine.switch import Reason, Switch
 from chaos.errors import HoldfastError, TargetError
 from chaos.experiment import Experiment
+from chaos.leftovers import refuse_in_force
 from chaos.planner import Plan
 from chaos.targets.opening import Attach, OpenTarget, open_target
 from chaos.targets.target import Target
@@ -66,8 +67,10 @@ async def run_experiment(request: Request, *, progress: Progress | None = None, 
     Raises:
         ExperimentError: the run's folder cannot be made.
         TargetError: it cannot be written. Whatever else goes wrong is part of the verdict.
-        HealError: it cannot be written, and something is left.
+        HealError: it cannot be written, and something is left; or an earlier run's faults are still in force on the
+            target, and nothing is started.
     """
+    refuse_in_force(request.runs_dir, request.topology.path)
     folder = make_run_folder(request.runs_dir, name=request.experiment.source.stem)
     describe_run(
         folder,

@@ -1,23 +1,32 @@
-"""The guardrails of a run at work: counts come in, and the first limit that is exceeded says so."""
+"""The guardrails of a run at work: the first limit that is exceeded says so.
 
+Limits on counts are looked at when counts come in (`take`), the others several times a second (`look_on`).
+"""
+
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from chaos.engine.clients import failed_of
-from chaos.guardrails import Guardrail, Sample
+from chaos.errors import TargetError
+from chaos.guardrails import Around, Counting, Guardrail, Looking, Sample
+
+LOOK_EVERY_S: Final = 0.25
+_LOOK_LIMIT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tripped:
-    """A guardrail that was exceeded, by how much, and by the counts of which client."""
+    """A guardrail that was exceeded, by how much, and by the counts of which client, if it is one on counts."""
 
     guardrail: str
-    client: str
-    value: float
-    limit: float
+    client: str | None
+    value: float | str
+    limit: float | str
+    text: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,15 +55,41 @@ class Watch:
         samples = self._samples.setdefault(client, deque())
         samples.append(sample)
         for name, guardrail in self.guardrails:
-            value = guardrail.value(samples)
-            if value is not None and value > guardrail.limit:
-                self.disarm()
-                self.on_trip(Tripped(guardrail=name, client=client, value=value, limit=guardrail.limit))
+            if isinstance(guardrail, Counting) and self._judge(
+                name, guardrail, guardrail.value(samples), client=client
+            ):
                 return
         self._forget(samples, sample.t_s)
 
+    async def look_on(self, around: Around) -> None:
+        """While armed, looks at every limit that is not on counts; does not end by itself.
+
+        What cannot be read for a while trips nothing: a target that is being broken need not answer.
+        """
+        looking = [(name, guardrail) for name, guardrail in self.guardrails if isinstance(guardrail, Looking)]
+        while looking:
+            for name, guardrail in looking if self.armed else ():
+                try:
+                    async with asyncio.timeout(_LOOK_LIMIT_S):
+                        value = await guardrail.look(around)
+                except (TargetError, TimeoutError):
+                    continue
+                if self.armed and self._judge(name, guardrail, value):
+                    break
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _judge(self, name: str, guardrail: Guardrail, value: float | str | None, *, client: str | None = None) -> bool:
+        """Whether a value lies beyond its limit; then it is told, and nothing is looked at any more."""
+        text = None if value is None else guardrail.told(value)
+        if value is None or text is None:
+            return False
+        self.disarm()
+        self.on_trip(Tripped(guardrail=name, client=client, value=value, limit=guardrail.limit, text=text))
+        return True
+
     def _forget(self, samples: deque[Sample], now_s: float) -> None:
         """Drops what no guardrail looks at any more: all but the newest sample older than the longest window."""
-        longest_s = max((guardrail.over_s for _, guardrail in self.guardrails), default=0.0)
+        windows_s = (guardrail.over_s for _, guardrail in self.guardrails if isinstance(guardrail, Counting))
+        longest_s = max(windows_s, default=0.0)
         while len(samples) > 1 and samples[1].t_s <= now_s - longest_s:
             samples.popleft()

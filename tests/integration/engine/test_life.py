@@ -43,6 +43,8 @@ def test_a_run_goes_through_every_phase_proves_every_fault_and_can_be_judged_aga
     assert len(ends) == 5
     assert all(end["expected"] and end["returncode"] != -signal.SIGKILL for end in ends.values()), "not asked to end"
     assert ran.first("target.stopped").data == {"leftovers": []}
+    undo = [json.loads(line) for line in (ran.run_dir / "undo.ndjson").read_text().splitlines()]
+    assert all("expires_ns" in line for line in undo if "done" not in line), "a fault without a time to live"
     assert ran.first("run.ended").data["outcome"] == "completed"
     assert (ran.run_dir / "history.parquet").exists()
 
@@ -68,6 +70,27 @@ def test_a_guardrail_ends_the_run_and_heals(bench: Bench) -> None:
     assert ran.first("guardrail.tripped").data["value"] > 0.2
     assert ran.first("fault.heal_proven").data["proven"] is True
     assert (ran.first("run.ended").t_ns - ran.first("fault.injected").t_ns) / 1e9 < 15
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "told"),
+    [
+        ({"reading": {"observe": "requests", "max": 0}}, "guardrail reading: requests is 1, allowed is at most 0"),
+        ({"latency": {"p99": "300ms", "over": "3s"}}, "guardrail latency: p99 "),
+    ],
+    ids=["reading", "latency"],
+)
+def test_a_guardrail_on_the_target_or_on_waiting_ends_the_run(
+    bench: Bench, guardrail: dict[str, Any], told: str
+) -> None:
+    """The reading is too high from the start; or all nodes hang, and probes wait for them: without an answer, too."""
+    hang = {"pause": {"role": "portal", "all": True, "for": "20s"}}
+    ran = bench.run(faults=[hang], phases=LONG, guardrails=[guardrail], expect=[{"longest_gap": {"max": "60s"}}])
+
+    assert ran.returncode == 4, ran.stderr
+    assert ran.first("guardrail.tripped").data["client"] is None
+    assert told in ran.stderr
+    assert ran.kinds.count("fault.heal_proven") == ran.kinds.count("fault.injected")
 
 
 def in_phase(phase: str) -> Any:
