@@ -9,7 +9,7 @@ import pytest
 
 from system_under_test.domain.signatures import public_key
 from system_under_test.settings import PlatformError
-from system_under_test.storage.key_file import open_key
+from system_under_test.storage.key_file import P256, open_key
 
 
 def test_the_first_start_makes_a_key_and_every_other_reads_it(tmp_path: Path) -> None:
@@ -73,3 +73,15 @@ def test_the_public_key_in_the_file_is_the_one_that_belongs_to_it(tmp_path: Path
     """The third line of a new file: the public key of the second."""
     key = open_key(tmp_path / "key")
     assert (tmp_path / "key").read_text().splitlines() == ["holdfast-key-1", key.hex(), public_key(key).hex()]
+
+
+def test_a_key_of_another_algorithm_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    """A key of P-256 is made and read as such; the same file as one of Ed25519, and the other way round: damaged."""
+    key = open_key(tmp_path / "vapid.key", P256)
+    assert open_key(tmp_path / "vapid.key", P256) == key
+    assert (tmp_path / "vapid.key").read_text().splitlines()[0] == "holdfast-p256-key-1"
+    open_key(tmp_path / "signer.key")
+    with pytest.raises(PlatformError, match="damaged"):
+        open_key(tmp_path / "vapid.key")
+    with pytest.raises(PlatformError, match="damaged"):
+        open_key(tmp_path / "signer.key", P256)
