@@ -90,6 +90,7 @@ CALLS: Final[dict[str, tuple[str, set[str]]]] = {
     "synchronises sessions": ("synchronise_sessions", {"maintenance"}),
     "seals the ledger": ("seal", {"maintenance"}),
     "records a verification": ("record_reconciliation", {"maintenance"}),
+    "keeps balances as verified": ("keep_verified_balances", {"maintenance"}),
     "accrues interest": ("accrue_step", {"accrual"}),
     "settles": ("settle_chunk", {"settlement"}),
     "parks a redemption": ("park_redemption", {"settlement"}),
