@@ -40,6 +40,16 @@ class EnvoyAdmin:
         document = await self._ask_json(f"/stats?{urlencode({'format': 'json', 'type': 'Counters'})}")
         return {it["name"]: int(it["value"]) for it in document["stats"] if it.get("name", "").endswith(suffix)}
 
+    async def failing(self) -> frozenset[int]:
+        """The ports of the hosts, of any cluster, that are out for their health checks."""
+        document = await self._ask_json("/clusters?format=json")
+        hosts = [host for cluster in document["cluster_statuses"] for host in cluster.get("host_statuses", ())]
+        return frozenset(
+            int(host["address"]["socket_address"]["port_value"])
+            for host in hosts
+            if host.get("health_status", {}).get("failed_active_health_check") and "socket_address" in host["address"]
+        )
+
     def taking_back(self, keys: Iterable[str]) -> Step:
         """An undo step that takes settings back."""
         return {"do": "http", "method": "POST", "url": self._url + _modify(dict.fromkeys(keys, ""))}

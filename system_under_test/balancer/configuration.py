@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from system_under_test.balancer.faults import RUNTIME, fault_filter
+from system_under_test.balancer.health_lies import health_cluster, health_listener, pipe
 from system_under_test.balancer.upstreams import Upstream
 
 CLUSTER: Final = "portal"
@@ -44,20 +46,31 @@ class Ports:
 
 
 def envoy_configuration(
-    ports: Ports, upstreams: Sequence[Upstream], *, retries: bool, instance: str, fault_prefixes: Sequence[str] = ()
+    ports: Ports,
+    upstreams: Sequence[Upstream],
+    *,
+    retries: bool,
+    instance: str,
+    fault_prefixes: Sequence[str] = (),
+    health_lies: bool = False,
 ) -> dict[str, Any]:
     """The bootstrap configuration, ready to be written as JSON.
 
     For each of `fault_prefixes` ("/" or "/v1/deposits") it has a filter that can abort and delay the requests below it;
-    they do nothing until told to by the administration's runtime settings. Without any, no request passes one.
+    they do nothing until told to by the administration's runtime settings. Without any, no request passes one. With
+    `health_lies` each node's health is asked through a listener of its own, with such a filter.
     """
+    names = {upstream.port: f"@savings-health-{ports.admin}-{upstream.port}" for upstream in upstreams if health_lies}
     return {
-        **({"layered_runtime": _RUNTIME} if fault_prefixes else {}),
+        **({"layered_runtime": RUNTIME} if fault_prefixes or health_lies else {}),
         "node": {"id": instance, "cluster": "savings"},
         "admin": {"address": _loopback(ports.admin)},
         "static_resources": {
-            "listeners": [_listener(ports.clients, retries=retries, fault_prefixes=fault_prefixes)],
-            "clusters": [_cluster(upstreams)],
+            "listeners": [
+                _listener(ports.clients, retries=retries, fault_prefixes=fault_prefixes),
+                *map(health_listener, names.items()),
+            ],
+            "clusters": [_cluster(upstreams, names), *map(health_cluster, names)],
         },
         "overload_manager": {
             "resource_monitors": [
@@ -95,7 +108,7 @@ def _listener(port: int, *, retries: bool, fault_prefixes: Sequence[str]) -> dic
         "access_log": [_access_log()],
         "local_reply_config": _local_replies(),
         "http_filters": [
-            *(_fault_filter(prefix) for prefix in fault_prefixes),
+            *(fault_filter(prefix) for prefix in fault_prefixes),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
@@ -121,29 +134,6 @@ def _listener(port: int, *, retries: bool, fault_prefixes: Sequence[str]) -> dic
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],
-    }
-
-
-_RUNTIME: Final = {"layers": [{"name": "administration", "admin_layer": {}}]}
-
-
-def _fault_filter(prefix: str) -> dict[str, Any]:
-    # The keys of "/" are those that Envoy has by itself: fault.http.abort.abort_percent and so on.
-    key = ".".join(filter(None, ("fault.http", *prefix.split("/"))))
-    never = {"numerator": 0, "denominator": "MILLION"}
-    matching = {} if prefix == "/" else {"headers": [{"name": ":path", "string_match": {"prefix": prefix}}]}
-    return {
-        "name": f"envoy.filters.http.fault{prefix.rstrip('/')}",
-        "typed_config": {
-            "@type": f"{_TYPE}.extensions.filters.http.fault.v3.HTTPFault",
-            "abort": {"http_status": 503, "percentage": never},
-            "abort_percent_runtime": f"{key}.abort.abort_percent",
-            "abort_http_status_runtime": f"{key}.abort.http_status",
-            "delay": {"fixed_delay": "0.001s", "percentage": never},
-            "delay_percent_runtime": f"{key}.delay.fixed_delay_percent",
-            "delay_duration_runtime": f"{key}.delay.fixed_duration_ms",
-            **matching,
-        },
     }
 
 
@@ -202,7 +192,7 @@ def _try_anywhere_else() -> dict[str, Any]:
     }
 
 
-def _cluster(upstreams: Sequence[Upstream]) -> dict[str, Any]:
+def _cluster(upstreams: Sequence[Upstream], health_at: Mapping[int, str]) -> dict[str, Any]:
     return {
         "name": CLUSTER,
         "type": "STATIC",
@@ -237,20 +227,31 @@ def _cluster(upstreams: Sequence[Upstream]) -> dict[str, Any]:
         },
         "load_assignment": {
             "cluster_name": CLUSTER,
-            "endpoints": _endpoints(upstreams),
+            "endpoints": _endpoints(upstreams, health_at),
             "policy": {"overprovisioning_factor": 200},  # a node that calls itself degraded loses all of its traffic
         },
     }
 
 
-def _endpoints(upstreams: Sequence[Upstream]) -> list[dict[str, Any]]:
+def _endpoints(upstreams: Sequence[Upstream], health_at: Mapping[int, str]) -> list[dict[str, Any]]:
     # Both zones have the same priority, and turns go over all nodes: each node gets the same share.
     zones = dict.fromkeys(upstream.zone for upstream in upstreams)
     return [
         {
             "locality": {"zone": zone},
             "lb_endpoints": [
-                {"endpoint": {"address": _loopback(upstream.port)}} for upstream in upstreams if upstream.zone == zone
+                {
+                    "endpoint": {
+                        "address": _loopback(upstream.port),
+                        **(
+                            {"health_check_config": {"address": pipe(health_at[upstream.port])}}
+                            if upstream.port in health_at
+                            else {}
+                        ),
+                    }
+                }
+                for upstream in upstreams
+                if upstream.zone == zone
             ],
         }
         for zone in zones

@@ -49,6 +49,7 @@ class BalancerSettings(Settings):
     instance: Name = Field(default="balancer", alias="HOLDFAST_INSTANCE")
     upstreams: Annotated[tuple[Upstream, ...], BeforeValidator(parse_upstreams)] = Field(alias="UPSTREAMS")
     retries: Literal["on", "off"] = Field(default="on", alias="RETRIES")
+    health_lies: Literal["on", "off"] = Field(default="off", alias="HEALTH_LIES")
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser = Arguments(
         "balancer",
         "The load balancer. Reads HOLDFAST_PORT, HOLDFAST_PORT_ADMIN, HOLDFAST_DATA_DIR, HOLDFAST_READY_FILE,"
-        " UPSTREAMS (127.0.0.1:20011@a,127.0.0.1:20012@b), RETRIES (on, off), and HTTP_FAULTS and any HTTP_FAULTS_*:"
+        " UPSTREAMS (127.0.0.1:20011@a,127.0.0.1:20012@b), RETRIES (on, off), HEALTH_LIES"
+        " (on, off: whether health checks can be made to lie), and HTTP_FAULTS and any HTTP_FAULTS_*:"
         " each a path below which requests can be aborted and delayed on demand (/, /v1/deposits).",
     )
     parser.parse_args(arguments)
@@ -69,6 +71,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         retries=settings.retries == "on",
         instance=settings.instance,
         fault_prefixes=fault_prefixes_of(environment),
+        health_lies=settings.health_lies == "on",
     )
     file = settings.data_dir / "envoy.json"
     file.write_text(json.dumps(configuration, indent=2), encoding="utf-8")

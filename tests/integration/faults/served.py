@@ -35,10 +35,11 @@ def with_database() -> Topology:
 
 
 def with_balancer(*prefixes: str) -> Topology:
-    """The contract's system with a balancer, started for faults below these paths; `plain` is one without any."""
+    """The contract's system with a balancer, told to have filters below these paths; `plain` has none."""
     topology = load_topology(_TARGETS / "balanced.yaml")
     topology = _beside(topology, "plain", topology.file.roles["balancer"], ["admin_url"])
     faults = [built("http_abort", admin="balancer.admin_url", path=prefix) for prefix in prefixes]
+    faults.append(built("false_health", admin="balancer.admin_url", role="portal", says="sick"))
     return replace(topology, requirement=merge(requirement_of(fault, shapes(topology)) for fault in faults))
 
 

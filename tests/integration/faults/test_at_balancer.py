@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 
 from chaos.errors import TargetError
+from chaos.targets.envoy import EnvoyAdmin
 from chaos.undo import carry_out
-from tests.integration.faults.served import Served, built
+from tests.integration.faults.served import LIMIT_S, Served, built
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -126,3 +127,55 @@ async def test_where_no_request_comes_no_effect_is_claimed(balanced: Served) -> 
     async with balanced.playing("http_abort", admin=ADMIN, path="/v1/deposits") as played:
         proof = await played.fault.effect(played.scene)
         assert (proof.proven, proof.evidence["harmed"]) == (False, 0)
+
+
+async def nodes_asked(client: aiohttp.ClientSession, count: int) -> Counter[str]:
+    """Who answers so many requests."""
+    found: Counter[str] = Counter()
+    for _ in range(count):
+        async with client.get("/v1/status") as answer:
+            found[answer.headers.get("X-Served-By", "nobody").partition("@")[0]] += 1
+    return found
+
+
+async def test_a_node_that_is_called_sick_gets_no_request_though_it_is_well(
+    balanced: Served, client: aiohttp.ClientSession
+) -> None:
+    """It is ready all the time, and serves again after healing; the others get its share meanwhile."""
+    lie = {"admin": ADMIN, "role": "portal", "instance": "portal-2", "says": "sick", "for": "60s"}
+    assert (await nodes_asked(client, 40))["portal-2"] > 0
+    async with balanced.playing("false_health", **lie) as played:
+        proof = await played.effect()
+        assert proof.evidence["out"] == ["portal-2"]
+        assert await balanced.target.is_ready("portal-2")
+        assert set(await nodes_asked(client, 40)) == {"portal-1", "portal-3", "portal-4"}
+    assert (await nodes_asked(client, 40))["portal-2"] > 0
+
+
+async def test_a_node_that_is_called_well_is_not_taken_out_by_its_health_though_it_is_dead(balanced: Served) -> None:
+    """Stopped in order, which its health check would tell; after healing it does."""
+    admin = EnvoyAdmin(balanced.target.address(ADMIN))
+    (port,) = (it.port for it in balanced.target.instances() if it.name == "portal-3")
+    lie = {"admin": ADMIN, "role": "portal", "instance": "portal-3", "says": "well", "for": "60s"}
+    try:
+        async with balanced.playing("false_health", **lie) as played:
+            first = (await played.effect()).evidence["told"]["portal-3"]
+            await balanced.target.stop_instance("portal-3")
+            async with asyncio.timeout(LIMIT_S):  # four more checks: two in a row would have taken it out
+                while (await played.effect()).evidence["told"]["portal-3"] < first + 4:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert port not in await admin.failing()
+        async with asyncio.timeout(LIMIT_S):
+            while port not in await admin.failing():  # noqa: ASYNC110  (Envoy offers no event)
+                await asyncio.sleep(0.05)
+    finally:
+        if balanced.target.identity("portal-3") is None:
+            await balanced.target.start_instance("portal-3")
+
+
+async def test_a_balancer_that_was_not_started_for_lies_says_so(balanced: Served) -> None:
+    """Nothing stands between it and its nodes then."""
+    fault = built("false_health", admin="plain.admin_url", role="portal", instance="portal-1", says="sick")
+    scene = balanced.scene(fault, [])
+    with pytest.raises(TargetError, match="no listener for the health of portal-1: start it with HEALTH_LIES=on"):
+        await fault.inject(scene)

@@ -33,6 +33,8 @@ def built(name: str, **parameters: Any) -> HttpAbort | HttpDelay:
         ("http_abort", {"admin": "b.a", "percent": "0%"}, "greater than 0"),
         ("http_abort", {"admin": "b.a", "percent": 50}, "expected a share"),
         ("http_abort", {"admin": "b.a", "path": "v1"}, "String should match pattern"),
+        ("false_health", {"admin": "b.a", "role": "portal", "says": "ill"}, "'well' or 'sick'"),
+        ("false_health", {"admin": "b.a", "role": "portal"}, "says"),
         ("http_delay", {"admin": "b.a"}, "by"),
         ("http_delay", {"admin": "b.a", "by": 200}, "expected a duration"),
         ("http_delay", {"admin": "b.a", "by": "1h"}, "less than or equal to 600"),

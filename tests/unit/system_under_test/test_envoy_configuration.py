@@ -172,3 +172,18 @@ def test_the_paths_are_those_of_every_variable_that_begins_so() -> None:
     assert fault_prefixes_of(given) == ("/", "/v1/deposits")
     with pytest.raises(ConfigurationError, match=r"HTTP_FAULTS_X: expected a path such as / or /v1/deposits, got 'v1'"):
         fault_prefixes_of({"HTTP_FAULTS_X": "v1"})
+
+
+def test_health_is_asked_directly_unless_lies_are_asked_for() -> None:
+    """Then through a listener for each node; requests go straight to it in any case."""
+    for lies in (False, True):
+        whole = envoy_configuration(
+            Ports(clients=1, admin=2), parse_upstreams("127.0.0.1:3"), retries=True, instance="b", health_lies=lies
+        )
+        portal = whole["static_resources"]["clusters"][0]
+        endpoint = portal["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+        assert endpoint["address"]["socket_address"]["port_value"] == 3
+        asked_at = endpoint.get("health_check_config", {}).get("address")
+        assert asked_at == ({"pipe": {"path": "@savings-health-2-3"}} if lies else None)
+        listeners = [each["name"] for each in whole["static_resources"]["listeners"]]
+        assert listeners == (["clients", "health_3"] if lies else ["clients"])
