@@ -31,7 +31,7 @@ def with_database() -> Topology:
     stranger = Role.model_validate(
         {"command": ["sh", "-c", told], "ready": {"file": True}, "env": {"TOLD": "${postgres.admin_dsn}"}}
     )
-    return _beside(load_topology(_TARGETS / "database.yaml"), "stranger", stranger, ["dsn"])
+    return _beside(load_topology(_TARGETS / "postgres.yaml"), "stranger", stranger, ["dsn"])
 
 
 def with_balancer(*prefixes: str) -> Topology:
