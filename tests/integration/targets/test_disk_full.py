@@ -136,10 +136,13 @@ async def test_an_instance_without_a_small_file_system_is_refused(workshop: Work
 
 
 def test_a_real_disk_is_never_filled(tmp_path: Path) -> None:
-    """A keeper that keeps nothing: the folder is where everybody's is. Not a byte is written."""
+    """A keeper that keeps nothing: the folder is where everybody's is. Not a byte is written.
+
+    The limit is small, so that even a guard that is broken could do no harm.
+    """
     disk = SmallDisk(keeper=myself(), folder=tmp_path)
     with pytest.raises(TargetError, match="nothing is written there"):
-        disk.fill(2**60)
+        disk.fill(MIB)
     assert list(tmp_path.iterdir()) == []
 
 
