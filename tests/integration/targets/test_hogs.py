@@ -48,7 +48,7 @@ def first_victim_of_the_kernel(pid: int) -> bool:
 
 @pytest.mark.parametrize("share_ratio", [0.2, 0.6])
 async def test_a_hog_burns_the_asked_share_of_a_core_within_ten_points(target: LocalTarget, share_ratio: float) -> None:
-    """Counted by the kernel. For the lower end what a busy machine made it wait counts too."""
+    """Counted by the kernel; on a busy machine it may get less, if it waited for a core whenever it had none."""
     fault = CpuHog(share_ratio=share_ratio)
     scene = Scene.open(fault_id="cpu_hog-1", target=target, instances=())
     await fault.inject(scene)
@@ -58,7 +58,7 @@ async def test_a_hog_burns_the_asked_share_of_a_core_within_ten_points(target: L
         await fault.heal(scene)
     got, waited = (next(iter(proof.evidence[key].values())) for key in ("got_ratio", "waited_ratio"))
     assert got <= share_ratio + 0.1
-    assert got + waited >= share_ratio - 0.1
+    assert got >= share_ratio - 0.1 or got + waited >= 0.9
     assert (await fault.heal_proof(scene)).proven
 
 
