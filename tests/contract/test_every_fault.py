@@ -33,7 +33,7 @@ from tests.contract.stages import as_example, stage_of
 
 DIES_HALF_WAY = Path(__file__).parent / "half_way.py"
 HOLDS_UP = Path(__file__).parent / "hold_up.py"
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("name", list(FAULTS))]
 
