@@ -106,8 +106,8 @@ async def reconcile(
 ) -> Reconciliation:
     """Verifies the ledger, records the result with our signature, and sets the gate by it.
 
-    The checks are made on `side_by_side` connections at once, all of the same moment: with 2, a machine that has the
-    cores for it is done in little more than half the time.
+    The checks are made on `side_by_side` connections at once, all of the same moment: for a machine whose cores have
+    nothing better to do meanwhile.
 
     A `full` check takes the hours of interest up to the newest record that passed by their totals, and each snapshot
     only of later ones, of those that the newest record named, and of the one whose `turn` it is; with `anew` each
