@@ -156,7 +156,7 @@ class Life:
         tools = self.equipment
         async with self._in_phase("baseline"):
             self._watch.arm()
-            self._watch_task(self._watch.look_on(Surroundings(run_dir=tools.run_dir, target=tools.target)))
+            self._watch_task(self._look_on())
             await self._rest()
         from metrics.findings import Grade
         from metrics.judge import judge_baseline
@@ -329,6 +329,14 @@ class Life:
         seen = "" if tripped.client is None else f", seen by the {tripped.client}"
         text = f"guardrail {tripped.guardrail}: {tripped.text}{seen}"
         self.equipment.switch.request(Reason(outcome="guardrail", text=text))
+
+    async def _look_on(self) -> None:
+        tools = self.equipment
+        try:
+            await self._watch.look_on(Surroundings(run_dir=tools.run_dir, target=tools.target))
+        except OSError as error:
+            # Nobody awaits whoever looks: this is how the body learns that nobody does any more.
+            tools.switch.request(Reason(outcome="error", text=f"the guardrails cannot be looked at: {error}"))
 
     def _watch_task(self, work: Coroutine[Any, Any, None]) -> None:
         self._watchers.append(asyncio.create_task(work))
