@@ -141,6 +141,8 @@ def test_a_leader_is_chosen_among_the_whole_role_and_needs_its_reading(tmp_path:
     assert found.timeline[0].instances == ("portal-1", "portal-2", "portal-3", "portal-4")
     assert found.requires.readings == ("leader.portal",)
     assert "only 0 of 4 are free" in told(tmp_path, leader + "  - pause: {role: portal}\n    at: 1s\n")
+    held = "  - pause: {role: portal, instance: portal-3}\n"
+    assert "known only then, and portal-3 would be in other hands" in told(tmp_path, f"{held}{leader}    at: 1s\n")
     assert "no reading 'boss'" in told(tmp_path, "  - kill: {role: portal, leader: boss}\n")
     assert "leader exclude" in told(tmp_path, "  - kill: {role: portal, zone: a, leader: stage}\n")
 
