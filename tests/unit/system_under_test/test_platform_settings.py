@@ -119,6 +119,15 @@ def test_a_command_without_its_environment_ends_with_64_and_says_what_is_missing
         (["seed", "--accounts", "many"], "invalid int value: 'many'"),
         (["seed"], "the following arguments are required: --accounts, --out"),
         (["seed", "--accounts", "0", "--out", "/nowhere/a.csv"], "--accounts: expected 1 to 1000000, got 0"),
+        (
+            ["seed", "--accounts", "3", "--out", "a", "--push", "4"],
+            "--push: expected 0 to 1000, not more than --accounts",
+        ),
+        (["seed", "--accounts", "3", "--out", "a", "--push", "3"], "--push and --push-service: give both or neither"),
+        (
+            ["seed", "--accounts", "3", "--out", "a", "--push", "3", "--push-service", "http://10.0.0.1:80"],
+            "--push-service: expected an address as http://127.0.0.1:2580, got 'http://10.0.0.1:80'",
+        ),
         (["seed", "--accounts", "0", "--out", "/nowhere/a.csv"], "--out: the folder of /nowhere/a.csv does not exist"),
         (["dump", "--out", "/nowhere/l.ndjson"], "--out: the folder of /nowhere/l.ndjson does not exist"),
         (["portal", "--port", "1"], "unrecognized arguments: --port 1"),

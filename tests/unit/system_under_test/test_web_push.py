@@ -154,6 +154,22 @@ def test_what_is_no_message_is_none(body: bytes) -> None:
     assert decrypt(BODY[:86] + body, private_key=RECEIVER_PRIVATE, auth=RECEIVER.auth) is None
 
 
+def test_a_message_from_beside_the_curve_or_of_more_than_one_record_is_none() -> None:
+    """The sender's point moved off the curve, and a record size that makes two records of one: nothing, no error."""
+    beside = BODY[:40] + bytes((BODY[40] ^ 1,)) + BODY[41:]
+    assert not p256.is_public_key(beside[21:86])
+    shared = p256.agree(SENDER.private_key, RECEIVER.public_key)
+    info = b"WebPush: info\0" + RECEIVER.public_key + SENDER_PUBLIC
+    secret = derive(shared, salt=RECEIVER.auth, info=info, size=32)
+    parts = [Record(text=TEXT[:20]), Record(text=TEXT[20:40])]
+    two = seal(parts, secret=secret, salt=SENDER.salt, key_id=SENDER_PUBLIC, record_bytes=37)
+    head = read_head(two)
+    assert head is not None
+    assert unseal(head, secret=secret) == TEXT[:40]
+    for body in (beside, two):
+        assert decrypt(body, private_key=RECEIVER_PRIVATE, auth=RECEIVER.auth) is None
+
+
 def test_a_text_that_is_too_long_or_a_key_that_is_none_is_named() -> None:
     """One byte more than fits, and a point beside the curve: an error each; the longest text fits."""
     assert len(encrypt(bytes(TEXT_BYTES_MAX), RECEIVER, SENDER)) == 4096
