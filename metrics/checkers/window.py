@@ -129,12 +129,8 @@ def _notices(window: Any, events: Sequence[Row], notices: Dump) -> Iterator[dict
         for plan in due
         if one["since"] <= plan.get("planned_at", one["since"])
     }
-    # Whose subscription ended cannot be told there any more; e-mail has no subscriptions, and no such excuse.
-    ended = [
-        one
-        for one in of_plan
-        if one["channel"] != EMAIL and one["state"] == "undeliverable" and _whose(one) not in to_tell
-    ]
+    # Whose subscription ended cannot be told there any more; whose did not is missed below. E-mail has no such excuse.
+    ended = [one for one in of_plan if one["channel"] != EMAIL and one["state"] == "undeliverable"]
     planned = sum(plan["total"] for plan in due)
     if planned != len(effective) + len(ended) or not effective:
         yield {"wrong": "customers without a notice", "planned": [plan["total"] for plan in due],
