@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from chaos.engine.clients import ClientCommand, python_command
 from chaos.engine.folder import RunFolder, describe_run, make_run_folder, note_attached
-from chaos.engine.life import Equipment, Life
+from chaos.engine.life import CLIENTS_READY_WITHIN_S, Equipment, Life
 from chaos.engine.progress import Progress, show
 from chaos.engine.switch import Reason, Switch
 from chaos.errors import HoldfastError, TargetError
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from metrics.verdict import Verdict
+
+_HEADSTART_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,8 @@ def client_commands(plan: Plan) -> tuple[ClientCommand, ...]:
             "--locustfile": plan.load["locustfile"],
             "--arrivals": json.dumps(plan.load["arrivals"]),
             "--users": str(plan.load["users"]),
+            # A little sooner than the runner gives up: who could not log in, and why, is told by the load itself.
+            "--ready-within": f"{CLIENTS_READY_WITHIN_S - _HEADSTART_S:g}",
         }
         commands.append(python_command("load", "loadtests.run", [word for pair in load.items() for word in pair]))
     return tuple(commands)

@@ -13,7 +13,7 @@ from loadtests.arrivals import DueCount, Pace, Schedule, constant, schedule_of
 from metrics.arrivals import POISSON, Arrivals, ArrivalsError
 
 Points = list[tuple[float, float]]
-_PATIENT = settings(deadline=None)  # a busy machine is no mistake
+_PATIENT = settings(deadline=None, max_examples=50)  # a busy machine is no mistake
 
 
 @st.composite
