@@ -69,10 +69,3 @@ def test_ten_times_the_load_within_a_second_is_served_though_a_node_is_lost(tmp_
     run = _run("surge", tmp_path, "--seed", "1")
     assert run.expectation("goodput:over 500/s")["witness"][0]["offered"] > 40_000
     assert run.verdict()["measuring"]["loads"]["load"]["unsent"] == 0
-
-
-def test_beyond_its_capacity_the_platform_refuses_in_time_and_goes_on_serving(tmp_path: Path) -> None:
-    """About twice what can be served, for 20 s, with a kill in it; most of what is refused is shed on purpose."""
-    run = _run("surge-beyond", tmp_path, "--seed", "1")
-    assert run.verdict()["operations"]["fail"] > 1_000
-    assert run.verdict()["measuring"]["loads"]["load"]["unsent"] == 0
