@@ -70,7 +70,7 @@ def test_a_disk_that_takes_nothing_stops_the_injection(tmp_path: Path, monkeypat
 def test_a_step_nobody_could_carry_out_is_refused_at_once(tmp_path: Path) -> None:
     """Before anything is written."""
     log = UndoLog(tmp_path)
-    with pytest.raises(HealError, match=r"no way to carry out an undo step of kind 'pray'; known: command, http"):
+    with pytest.raises(HealError, match=r"no way to carry out an undo step of kind 'pray'; known: .*command, http"):
         log.record("a", [{"do": "pray"}])
     with pytest.raises(HealError, match=r"chaos\.no_such cannot be imported"):
         log.record("a", [{"do": "toxic", "module": "chaos.no_such"}])
