@@ -52,7 +52,7 @@ class Sequence(RuleBasedStateMachine):
         self.old_tokens: list[int] = []
         self.token = self.run(books.take_lease("first"))
 
-    @rule(balance=st.one_of(st.just(0), _AMOUNTS, st.integers(10**15, 10**17)))
+    @rule(balance=st.one_of(st.just(0), _AMOUNTS, st.integers(10**14, 9 * 10**15)))
     def open_account(self, balance: int) -> None:
         self.accounts.append(self.run(self.books.open_account(balance)))
 
