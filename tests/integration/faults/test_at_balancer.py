@@ -22,8 +22,11 @@ _FASTEST_OF = 12
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def client(balanced: Served) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of the balancer that hides nothing."""
+    """A client of the balancer that hides nothing, once every node is known to be well."""
     async with aiohttp.ClientSession(base_url=balanced.target.url, trust_env=False) as session:
+        async with asyncio.timeout(LIMIT_S):
+            while len(await nodes_asked(session, 8)) < 4:  # noqa: ASYNC110  (Envoy offers no event)
+                await asyncio.sleep(0.05)
         yield session
 
 
@@ -47,21 +50,23 @@ async def took_s(client: aiohttp.ClientSession, path: str) -> float:
 async def test_the_asked_share_of_requests_is_answered_with_the_status(
     balanced: Served, client: aiohttp.ClientSession
 ) -> None:
-    """A quarter of 400 draws is 100 give or take 8.7: five times that off happens once in two million runs."""
+    """A quarter of 400 draws is 100 give or take 8.7: five times that off happens once in two million runs.
+
+    No node answers so, and the draw comes before a node is chosen.
+    """
     async with balanced.playing("http_abort", admin=ADMIN, status=507, percent="25%") as played:
         found = await statuses(client, "/v1/status", 400)
         proof = await played.effect()
-    assert found[200] + found[507] == 400
     assert 56 <= found[507] <= 144
     assert proof.evidence["harmed"] >= found[507]
-    assert await statuses(client, "/v1/status", 50) == {200: 50}
+    assert (await statuses(client, "/v1/status", 50))[507] == 0
 
 
 async def test_only_requests_below_the_path_are_harmed(balanced: Served, client: aiohttp.ClientSession) -> None:
     """All below one path, none beside it."""
-    async with balanced.playing("http_abort", admin=ADMIN, path="/v1/deposits") as played:
-        assert await statuses(client, "/v1/deposits/7", 20) == {503: 20}
-        assert await statuses(client, "/v1/status", 20) == {200: 20}
+    async with balanced.playing("http_abort", admin=ADMIN, path="/v1/deposits", status=507) as played:
+        assert (await statuses(client, "/v1/deposits/7", 20))[507] == 20
+        assert (await statuses(client, "/v1/status", 20))[507] == 0
         await played.effect()
 
 
@@ -69,16 +74,19 @@ async def test_only_requests_below_the_path_are_harmed(balanced: Served, client:
 async def test_requests_take_longer_by_what_was_asked(
     balanced: Served, client: aiohttp.ClientSession, asked_ms: int
 ) -> None:
-    """No request takes less; the fastest, which no freeze of the machine overlaps, at most 10 ms or 10 % more."""
+    """The fastest, which no freeze of the machine overlaps, within 10 ms or 10 %; so none takes less than that.
+
+    Envoy counts from when its loop last looked at the clock, which may be some milliseconds before the request.
+    """
     usual_s = min([await took_s(client, "/v1/status") for _ in range(_FASTEST_OF)])
     async with balanced.playing("http_delay", admin=ADMIN, by=f"{asked_ms}ms", **{"for": "60s"}) as played:
         took = [await took_s(client, "/v1/status") for _ in range(_FASTEST_OF)]
         await played.effect()
     asked_s = asked_ms / 1000
-    # Envoy's timers run on a clock of whole milliseconds.
-    assert min(took) >= asked_s - 0.001
-    assert min(took) - usual_s <= asked_s + max(0.010, 0.1 * asked_s)
-    assert min([await took_s(client, "/v1/status") for _ in range(_FASTEST_OF)]) < asked_s
+    off_s = max(0.010, 0.1 * asked_s)
+    assert min(took) >= asked_s - off_s
+    assert min(took) - usual_s <= asked_s + off_s
+    assert min([await took_s(client, "/v1/status") for _ in range(_FASTEST_OF)]) < asked_s - off_s
 
 
 async def test_both_at_once_are_taken_back_each_by_its_own_record(
@@ -87,13 +95,13 @@ async def test_both_at_once_are_taken_back_each_by_its_own_record(
     """Another process has nothing but the record; carried out twice, it leaves the other fault in force."""
     async with (
         balanced.playing("http_delay", admin=ADMIN, by="1ms", **{"for": "60s"}) as delay,
-        balanced.playing("http_abort", admin=ADMIN, **{"for": "60s"}) as abort,
+        balanced.playing("http_abort", admin=ADMIN, status=507, **{"for": "60s"}) as abort,
     ):
-        assert await statuses(client, "/v1/status", 5) == {503: 5}
+        assert (await statuses(client, "/v1/status", 5))[507] == 5
         (step,) = abort.recorded[0]
         for _ in range(2):
             await asyncio.to_thread(carry_out, step)
-            assert await statuses(client, "/v1/status", 5) == {200: 5}
+            assert (await statuses(client, "/v1/status", 5))[507] == 0
         await delay.effect()
         assert (await abort.fault.effect(abort.scene)).proven is False
 
@@ -134,7 +142,8 @@ async def nodes_asked(client: aiohttp.ClientSession, count: int) -> Counter[str]
     found: Counter[str] = Counter()
     for _ in range(count):
         async with client.get("/v1/status") as answer:
-            found[answer.headers.get("X-Served-By", "nobody").partition("@")[0]] += 1
+            if answer.status == 200:
+                found[answer.headers["X-Served-By"].partition("@")[0]] += 1
     return found
 
 
