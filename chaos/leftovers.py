@@ -21,6 +21,8 @@ HEAL_LIMIT_S: Final = 2.0
 ASK_LIMIT_S: Final = 0.7
 KILL_LIMIT_S: Final = 1.5
 """Together below the 5 s within which nothing of a dead run may be left."""
+AGAIN_LIMIT_S: Final = 8.0
+"""How long a target that is up is waited for, after all that, where an instance of it is not ready again so soon."""
 _FREEZE_LIMIT_S: Final = 0.3
 _SETTLE_S: Final = 0.1
 _POLL_S: Final = 0.01
@@ -113,11 +115,12 @@ def clean_up(run_dir: Path, *, by: str) -> tuple[str, ...]:
     The runner must be dead. Goes on whatever fails: each failure is one text of the result.
     """
     guarded = _guarded(run_dir)
+    in_force: list[str] = []
     left: list[str] = []
     taken_back: list[str] = []
     killed: list[Identity] = []
-    with _going_on(left, "taking back faults"):
-        _take_back(guarded, taken_back, left)
+    with _going_on(in_force, "taking back faults"):
+        _take_back(guarded, taken_back, in_force, within_s=HEAL_LIMIT_S)
     with _going_on(left, "ending processes"):
         survivors = _end_processes(guarded, killed)
         left += [f"process {it.pid} would not end; kill -9 {it.pid}" for it in survivors]
@@ -127,6 +130,12 @@ def clean_up(run_dir: Path, *, by: str) -> tuple[str, ...]:
         if guarded.socket is None:
             # A run attached to an `up` target has no data of its own.
             left += remove_data(run_dir, guarded.run_id)
+    if in_force and guarded.socket is not None:
+        # Its instances start meanwhile, and nothing of the run is in their way any more.
+        in_force.clear()
+        with _going_on(in_force, "taking back faults"):
+            _take_back(guarded, taken_back, in_force, within_s=AGAIN_LIMIT_S)
+    left[:0] = in_force
     with _going_on(left, "writing events"):
         events = EventLog(run_dir)
         try:
@@ -146,13 +155,13 @@ def _going_on(left: list[str], what: str) -> Iterator[None]:
         left.append(f"{what}: {type(error).__name__}: {error}; run `holdfast heal` when that is mended")
 
 
-def _take_back(guarded: Guarded, did: list[str], left: list[str]) -> None:
+def _take_back(guarded: Guarded, did: list[str], left: list[str], *, within_s: float) -> None:
     """Carries out pending records, newest first; says what was done and what is left."""
     state = read_undo(guarded.run_dir)
     left += state.damaged
     if not state.pending:
         return
-    deadline = time.monotonic() + HEAL_LIMIT_S
+    deadline = time.monotonic() + within_s
     starter = _starter(guarded.socket, deadline) if guarded.socket else None
     log = UndoLog(guarded.run_dir)
     try:
@@ -293,8 +302,7 @@ def _starter(socket_name: str, deadline: float) -> Starter:
                     answer = json.loads(lines.readline() or b'{"error": "the target that was up is gone"}')
             except TimeoutError as error:
                 raise HealError(
-                    f"{instance} is not ready again within {HEAL_LIMIT_S:g} s; its target goes on with it, and "
-                    "`holdfast heal` looks again"
+                    f"{instance} is not ready again yet; its target goes on with it, and `holdfast heal` looks again"
                 ) from error
         if "error" in answer:
             raise HealError(answer["error"])
