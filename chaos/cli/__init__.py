@@ -12,6 +12,7 @@ from chaos.cli.begin import init, up
 from chaos.cli.look import heal, runs, status
 from chaos.cli.run import check, run
 from chaos.cli.show import list_, schema, validate
+from chaos.cli.toxiproxy import toxiproxy
 from chaos.errors import ExperimentError, HealError, HoldfastError
 
 EXIT_INCONCLUSIVE = 2
@@ -29,7 +30,7 @@ def holdfast() -> None:
     """Know whether a service keeps its promises while things break."""
 
 
-for _command in (run, check, init, up, runs, status, heal, list_, validate, schema):
+for _command in (run, check, init, up, runs, status, heal, list_, validate, schema, toxiproxy):
     holdfast.add_command(_command)
 
 
