@@ -51,7 +51,7 @@ async def resolved(address: str) -> str:
     """
     family, place = await _resolve(address)
     del family
-    return address_text(place) if place[0] != "::" or split(address)[0] else f":{place[1]}"
+    return address_text(place) if place[0] != "::" or split(address or ":0")[0] else f":{place[1]}"
 
 
 def split(address: str) -> tuple[str, str]:
@@ -106,7 +106,7 @@ def shown_address(listener: socket.socket) -> str:
 
 
 async def _resolve(address: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
-    host, port_text = split(address)
+    host, port_text = split(address or ":0")
     port = port_number(port_text)
     if not host:
         return (socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET), (

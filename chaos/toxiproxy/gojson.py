@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
@@ -273,9 +274,7 @@ def float32_text(value: float) -> str:
         sign, power = exponent[0], exponent[1:].lstrip("0")
         # Go pads positive exponents and shortens negative ones of a single digit.
         return f"{mantissa}e{sign}{power if sign == '-' else power.zfill(2)}"
-    if number == int(number):
-        return str(int(number)) if number or math.copysign(1, number) > 0 else "-0"
-    return f"{number:.{max(digits + 8, 0)}f}".rstrip("0") if abs(number) < 1 else text
+    return f"{Decimal(text):f}"
 
 
 @dataclass(frozen=True, slots=True)
