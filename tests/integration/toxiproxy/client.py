@@ -51,8 +51,8 @@ class Client:
 
     def toxic(self, kind: str, name: str = "p", *, stream: str = "downstream", **attributes: object) -> None:
         """Adds a toxic to a proxy; `toxicity` and `ttl_ms` are no attributes."""
-        own = {key: attributes.pop(key) for key in ("toxicity", "ttl_ms") if key in attributes}
-        body = {"type": kind, "stream": stream, "attributes": attributes, **own}
+        own: dict[str, object] = {key: attributes.pop(key) for key in ("toxicity", "ttl_ms") if key in attributes}
+        body: dict[str, object] = {"type": kind, "stream": stream, "attributes": attributes, **own}
         answer = self.ask("POST", f"/proxies/{name}/toxics", body)
         assert answer.status == 200, answer
 

@@ -323,9 +323,9 @@ def test_a_toxicity_is_a_number_of_32_bits(proxied: Client, given_as: str, shown
             "bad request body: json: cannot unmarshal string into Go struct field .attributes.latency of type int64",
         ),
         (
-            '{"type":"latency","attributes":{"latency":1.0}}',
+            '{"type":"latency","attributes":{"jitter":1.0}}',
             400,
-            "bad request body: json: cannot unmarshal number 1.0 into Go struct field .attributes.latency of type int64",
+            "bad request body: json: cannot unmarshal number 1.0 into Go struct field .attributes.jitter of type int64",
         ),
     ],
 )
