@@ -32,6 +32,8 @@ class Document:
     lines: Mapping[Place, int]
     notes: Mapping[Place, str] = field(default_factory=dict)
     """What to say after a problem at or below a place: that its value came from elsewhere."""
+    text: str = ""
+    """All of the file, as it was read."""
     flaws: tuple[tuple[Place, str], ...] = ()
     """Keys and values that are not plain, where they stand, with the whole problem; `data` is without them."""
 
@@ -89,7 +91,7 @@ def parse(path: Path, text: str) -> Document:
     lines: dict[Place, int] = {(): node.start_mark.line + 1}
     flaws: list[tuple[Place, str]] = []
     data = _construct(path, node, (), lines, flaws)
-    return Document(path=path, data=data, lines=lines, flaws=tuple(flaws))
+    return Document(path=path, data=data, lines=lines, text=text, flaws=tuple(flaws))
 
 
 def _read(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
 from chaos.crosschecks import GROUPS, beside, cross_check
-from chaos.documents import load
+from chaos.documents import Document, load
 from chaos.faults.fault import FAULTS
 from chaos.guardrails import GUARDRAILS
 from chaos.parameters import Strict, written_as
@@ -136,14 +136,18 @@ def read_experiment(path: Path, *, target: Path | None = None) -> Experiment:
     Raises:
         ExperimentError: it is no YAML file.
     """
-    document = load(path)
+    return understand(load(path), target=target)
+
+
+def understand(document: Document, *, target: Path | None = None) -> Experiment:
+    """The experiment in a document, which need not be a file any more: paths in it are relative to `document.path`."""
     written = salvage(
         document,
         _file(checked=True),
         unchecked=_file(checked=False),
         spare={"title": "untitled", "target": "nowhere", "expect": [None]},
     )
-    return _resolve(path, written.also(cross_check(written)), target)
+    return _resolve(document.path, written.also(cross_check(written)), target)
 
 
 def experiment_schema() -> dict[str, Any]:

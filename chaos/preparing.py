@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from chaos.documents import Document, load
 from chaos.errors import ExperimentError
-from chaos.experiment import Experiment, read_experiment
+from chaos.experiment import Experiment, understand
 from chaos.outline import UNKNOWN, outline, shapes
 from chaos.planner import Plan, lacking, plan
 from chaos.targets.topology import Draft, Topology, draft_topology
@@ -53,7 +54,23 @@ def prepare(
         ExperimentError: every problem of both files, each once, those of the experiment first, in order of lines. A
             file that cannot be read as YAML is told alone.
     """
-    experiment = read_experiment(path, target=target)
+    return prepare_document(load(path), target=target, overrides=overrides, seed=seed, spare_seed=spare_seed)
+
+
+def prepare_document(
+    document: Document,
+    *,
+    target: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    spare_seed: int = 0,
+) -> Prepared:
+    """The experiment in a document, which need not be a file any more, as `prepare` has it from a file.
+
+    Raises:
+        ExperimentError: as there.
+    """
+    experiment = understand(document, target=target)
     found = _read_target(experiment, overrides or {}, own=target is None)
     experiment = replace(experiment, written=experiment.written.also(found.findings))
     sure = experiment.written.whole(("set",))

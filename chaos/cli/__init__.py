@@ -10,8 +10,10 @@ import click
 
 from chaos.cli.begin import init, up
 from chaos.cli.look import heal, runs, status
+from chaos.cli.repeat import replay, shrink
 from chaos.cli.run import check, run
 from chaos.cli.show import list_, schema, validate
+from chaos.cli.swarm import swarm
 from chaos.cli.toxiproxy import toxiproxy
 from chaos.errors import ExperimentError, HealError, HoldfastError
 
@@ -30,7 +32,8 @@ def holdfast() -> None:
     """Know whether a service keeps its promises while things break."""
 
 
-for _command in (run, check, init, up, runs, status, heal, list_, validate, schema, toxiproxy):
+_COMMANDS = (run, check, swarm, replay, shrink, init, up, runs, status, heal, list_, validate, schema, toxiproxy)
+for _command in _COMMANDS:
     holdfast.add_command(_command)
 
 

@@ -10,6 +10,7 @@ import click
 
 from chaos.cli.options import json_option, parse_overrides, print_json, runs_dir_option, say, set_option
 from chaos.cli.shipped import find_experiment, shipped
+from chaos.cli.stored import find_run
 from chaos.errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -84,10 +85,7 @@ def check(run_dir: str, *, runs_dir: Path, as_json: bool) -> int:
     """
     from metrics.judge import check as judge_again
 
-    folder = Path(run_dir) if Path(run_dir).is_dir() else runs_dir / run_dir
-    if not (folder / "run.json").is_file() and not (folder / "events.ndjson").is_file():
-        raise ExperimentError([f"{folder} is no folder of a run; `holdfast runs` lists them"])
-    verdict = judge_again(folder)
+    verdict = judge_again(find_run(run_dir, runs_dir))
     if as_json:
         print_json(verdict.as_data())
     else:

@@ -28,12 +28,14 @@ def list_(what: str, *, as_json: bool) -> None:
 @set_option
 @json_option
 def validate(file: str, *, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check an experiment (with its target) or a topology; every problem at once, each with its line (exit 64)."""
+    """Check an experiment, a swarm (with its target) or a topology; every problem at once, with its line (exit 64)."""
     from chaos.documents import load
 
     path = find_experiment(file)
     changes = parse_overrides(overrides)
-    kind, summary = _check_topology(path, changes) if "roles" in load(path).data else _check_experiment(path, changes)
+    data = load(path).data
+    check = _check_topology if "roles" in data else _check_swarm if "swarm" in data else _check_experiment
+    kind, summary = check(path, changes)
     if as_json:
         print_json({"file": str(path), "kind": kind, "valid": True, "summary": summary})
     else:
@@ -41,10 +43,16 @@ def validate(file: str, *, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command(epilog="Example: holdfast schema experiment > experiment.schema.json")
-@click.argument("what", type=click.Choice(["experiment", "topology", "verdict"]))
+@click.argument("what", type=click.Choice(["experiment", "swarm", "topology", "verdict"]))
 def schema(what: str) -> None:
     """Print a JSON Schema, for editors and programs."""
-    print_json({"experiment": _experiment_schema, "topology": _topology_schema, "verdict": _verdict_schema}[what]())
+    schemas = {
+        "experiment": _experiment_schema,
+        "swarm": _swarm_schema,
+        "topology": _topology_schema,
+        "verdict": _verdict_schema,
+    }
+    print_json(schemas[what]())
 
 
 def _check_topology(path: Path, overrides: dict[str, Any]) -> tuple[str, str]:
@@ -59,6 +67,13 @@ def _check_experiment(path: Path, overrides: dict[str, Any]) -> tuple[str, str]:
 
     planned = prepare(path, overrides=overrides).plan
     return "experiment", f"{planned.title}: {len(planned.timeline)} faults, {len(planned.expect)} expectations"
+
+
+def _check_swarm(path: Path, overrides: dict[str, Any]) -> tuple[str, str]:
+    from chaos.swarm.file import read_swarm
+
+    read = read_swarm(path, overrides=overrides)
+    return "swarm", f"{read.base['title']}: {len(read.kinds)} faults to draw from, at most {read.bounds.in_all} a run"
 
 
 def _faults() -> dict[str, str]:
@@ -87,6 +102,12 @@ def _experiment_schema() -> dict[str, Any]:
     from chaos.experiment import experiment_schema
 
     return experiment_schema()
+
+
+def _swarm_schema() -> dict[str, Any]:
+    from chaos.swarm.file import swarm_schema
+
+    return swarm_schema()
 
 
 def _topology_schema() -> dict[str, Any]:

@@ -50,9 +50,9 @@ def make_run_folder(runs_dir: Path, *, name: str) -> RunFolder:
 
 
 def describe_run(
-    folder: RunFolder, *, experiment: Experiment, plan: Plan, overrides: Mapping[str, Any], replay: str
+    folder: RunFolder, *, experiment: Experiment, plan: Plan, overrides: Mapping[str, Any], replay: str | None
 ) -> None:
-    """Writes run.json, plan.json and copies of the two input files."""
+    """Writes run.json, plan.json and copies of the two input files; without `replay`, its folder is what repeats it."""
     described = {
         "schema": "run/1",
         "run_id": folder.run_id,
@@ -61,17 +61,18 @@ def describe_run(
         "commit": _commit(experiment.source.parent),
         "seed": plan.seed,
         "experiment": experiment.source.stem,
+        "source": str(experiment.source.absolute()),
         "title": plan.title,
         "target": str(experiment.target),
         "attached": False,
         "overrides": dict(overrides),
         "clock": _clock(),
         "machine": _machine(),
-        "replay": replay,
+        "replay": replay or shlex.join(["holdfast", "replay", str(folder.path)]),
     }
     _write_json(folder.path / "run.json", described)
     _write_json(folder.path / "plan.json", plan.to_json())
-    shutil.copyfile(experiment.source, folder.path / "experiment.yaml")
+    (folder.path / "experiment.yaml").write_text(experiment.written.document.text)
     shutil.copyfile(experiment.target, folder.path / "topology.yaml")
 
 

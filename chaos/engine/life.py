@@ -62,6 +62,8 @@ class Life:
     clients: Sequence[ClientCommand]
     readings: Sequence[str]
     """Names of the target's `observe`."""
+    state: str | None
+    """One of them, which is also taken each time a fault is seen to bite."""
     guardrails: Sequence[tuple[str, Guardrail]]
     max_duration_s: float | None
     phases: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -78,7 +80,9 @@ class Life:
         tools = self.equipment
         self._readings = Readings(names=self.readings, target=tools.target, events=tools.events, log=tools.log)
         self._watch = Watch(guardrails=self.guardrails, on_trip=self._trip)
-        self._stage = Stage(target=tools.target, events=tools.events, undo=tools.undo, log=tools.log)
+        self._stage = Stage(
+            target=tools.target, events=tools.events, undo=tools.undo, log=tools.log, on_shown=self._take_state
+        )
         tools.progress.in_force = self._stage.in_force
 
     async def live(self) -> Reason | None:
@@ -304,6 +308,11 @@ class Life:
         assert self._phase is not None, "only a phase that goes on can be waited for"  # noqa: S101
         ends_ns = self._phase_began_ns + int(self.plan.phases[self._phase] * 1e9)
         await asyncio.sleep(max(0.0, (ends_ns - time.monotonic_ns()) / 1e9))
+
+    def _take_state(self, fault_id: str) -> None:
+        """Beside the fault, which is not to be held up by it."""
+        if self.state is not None:
+            self._watch_task(self._readings.take_one(self.state, fault_id))
 
     def _hear(self, client: Client, word: str, said: Mapping[str, Any]) -> None:
         """Whatever a client says, as it says it."""

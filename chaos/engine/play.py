@@ -52,6 +52,8 @@ class Stage:
     """Injected, or about to be, and not yet healed; by fault id."""
     left: dict[str, str] = field(default_factory=dict)
     """Every fault that could not be healed, and how to clear it; by fault id."""
+    on_shown: Callable[[str], None] = lambda _fault_id: None
+    """Told of each fault whose effect is proven."""
     locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     """One an instance: two faults never have the same one in their hands, however long a heal takes."""
 
@@ -181,6 +183,7 @@ class _Play:
         self._event("fault.effect", proven=proof.proven, evidence={**proof.evidence, **chosen})
         if proof.proven:
             self._shown()
+            self._stage.on_shown(self._occurrence.fault_id)
         if self._fault.heal_after_s is None:
             self._kept = proof.proven
         else:

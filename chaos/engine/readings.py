@@ -26,9 +26,10 @@ class Readings:
 
     async def take(self, at: str) -> None:
         """Reads all of them now, at the moment called `at`: `faults.start`."""
-        await asyncio.gather(*(self._take_one(name, at) for name in self.names))
+        await asyncio.gather(*(self.take_one(name, at) for name in self.names))
 
-    async def _take_one(self, name: str, at: str) -> None:
+    async def take_one(self, name: str, at: str) -> None:
+        """Reads one of them."""
         try:
             value = await asyncio.wait_for(self.target.observe(name), READING_LIMIT_S)
         except (TargetError, TimeoutError) as error:

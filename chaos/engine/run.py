@@ -45,11 +45,14 @@ class Request:
     topology: Topology
     plan: Plan
     runs_dir: Path
-    replay: str
+    replay: str | None
+    """The command that repeats it; None: `holdfast replay` of its own folder."""
     attach: Attach = "auto"
     max_duration_s: float | None = None
     clients: Sequence[ClientCommand] | None = None
     """The client processes; None: what the plan's load and probe ask for."""
+    state: str | None = None
+    """A reading that is taken each time a fault is seen to bite, besides when all of them are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,7 @@ async def _live(request: Request, folder: RunFolder, switch: Switch, progress: P
             ),
             clients=client_commands(request.plan) if request.clients is None else request.clients,
             readings=tuple(request.topology.file.observe),
+            state=request.state,
             guardrails=request.experiment.guardrails,
             max_duration_s=request.max_duration_s,
         )

@@ -53,6 +53,11 @@ def test_every_command_has_help_with_an_example(name: str, capsys: Captured) -> 
         (["run", "node-kill", "--set", "portal.count=1"], "takes the last portal of 1"),
         (["validate", "missing.yaml"], "no such file"),
         (["check", "missing"], "is no folder of a run"),
+        (["replay", "missing"], "is no folder of a run"),
+        (["shrink", "missing"], "is no folder of a run"),
+        (["shrink", "missing", "--failing", "4"], "--failing 4 of --of 3 can never be reached"),
+        (["swarm", "missing.yaml"], "missing.yaml: no such file"),
+        (["swarm", "missing.yaml", "--seeds", "0"], "0 is not in the range"),
         (["up", "missing.yaml"], "no such file"),
         (["runs", "--out", "/dev/null"], "/dev/null is no folder; choose another"),
         (["list", "wishes"], "is not one of"),
@@ -100,7 +105,7 @@ def test_lists_name_what_there_is(capsys: Captured) -> None:
     assert "exactly_once" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["experiment", "topology", "verdict"])
+@pytest.mark.parametrize("what", ["experiment", "swarm", "topology", "verdict"])
 def test_schemas_are_valid_json_schemas(what: str, capsys: Captured) -> None:
     """Draft 2020-12, each with a title."""
     assert execute(["schema", what]) == 0

@@ -1,0 +1,1 @@
+"""Experiments drawn at random within limits, and what is made of those that fail."""
