@@ -16,7 +16,7 @@ from tests.contract.stages import as_example, stage_of
 
 async def main(name: str, runs_dir: Path) -> None:
     """Attaches, writes the undo record, injects, and says `injected`."""
-    run_dir = runs_dir / "half-way"
+    run_dir = runs_dir / f"half-way-{name}"
     run_dir.mkdir(parents=True)
     topology = stage_of(name)
     opened = await open_target(

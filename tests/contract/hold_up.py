@@ -1,4 +1,4 @@
-"""Holds up the system that a fault plays on, started with what the faults on it need, until it is told to end."""
+"""Holds up the system that a fault plays on, started with what all faults on it need, until it is told to end."""
 
 import asyncio
 import sys

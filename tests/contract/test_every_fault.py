@@ -33,7 +33,7 @@ from tests.contract.stages import as_example, stage_of
 
 DIES_HALF_WAY = Path(__file__).parent / "half_way.py"
 HOLDS_UP = Path(__file__).parent / "hold_up.py"
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("name", list(FAULTS))]
 
@@ -84,6 +84,33 @@ async def houses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Call
 async def house(houses: Callable[[str], Awaitable[House]], name: str) -> House:
     """The system that this fault plays on."""
     return await houses(name)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def held_up(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callable[[str], Awaitable[Path]]]:
+    """Gives the runs of the system that a fault plays on, held up once for all runners that are killed."""
+    async with AsyncExitStack() as stack:
+        up_now: dict[Path, Path] = {}
+
+        async def runs_of(name: str) -> Path:
+            path = stage_of(name).path
+            if path not in up_now:
+                up_now[path] = await stack.enter_async_context(holding(name, tmp_path_factory.mktemp("up")))
+            return up_now[path]
+
+        yield runs_of
+
+
+@asynccontextmanager
+async def holding(name: str, runs_dir: Path) -> AsyncIterator[Path]:
+    """The system that this fault plays on, held up by a process of its own for the runs of that folder."""
+    up = await spawn(str(HOLDS_UP), name, str(runs_dir))
+    try:
+        await read_until(up, b"is up at")
+        yield runs_dir
+    finally:
+        up.terminate()
+        assert await up.wait() == 0
 
 
 @asynccontextmanager
@@ -204,27 +231,23 @@ async def test_the_same_seed_takes_the_same_victims(house: House, name: str) -> 
 
 
 async def test_a_fault_of_a_killed_runner_is_undone_by_another_process_from_its_record_alone(
-    house: House, name: str, tmp_path: Path
+    house: House, held_up: Callable[[str], Awaitable[Path]], name: str, tmp_path: Path
 ) -> None:
     """A runner injects it into a target that is up and is killed; its watchdog has nothing but the record.
 
     Everyone serves again afterwards, in the version of before.
     """
-    runs_dir = tmp_path / "runs"
-    up = await spawn(str(HOLDS_UP), name, str(runs_dir))
+    runs_dir = await held_up(name)
+    runner = await spawn(str(DIES_HALF_WAY), name, str(runs_dir))
     try:
-        await read_until(up, b"is up at")
-        runner = await spawn(str(DIES_HALF_WAY), name, str(runs_dir))
         await read_until(runner, b"injected")
+    finally:
         runner.kill()
         await runner.wait()
-        async with asyncio.timeout(LIMIT_S):
-            while pending(runs_dir / "half-way"):  # noqa: ASYNC110  (written by another process)
-                await asyncio.sleep(0.02)
-        await everyone_in(house.topology, runs_dir, tmp_path, versions=house.versions)
-    finally:
-        up.terminate()
-        await up.wait()
+    async with asyncio.timeout(LIMIT_S):
+        while pending(runs_dir / f"half-way-{name}"):  # noqa: ASYNC110  (written by another process)
+            await asyncio.sleep(0.02)
+    await everyone_in(house.topology, runs_dir, tmp_path, versions=house.versions)
 
 
 async def everyone_in(
