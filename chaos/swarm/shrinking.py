@@ -6,7 +6,7 @@ stored run -> pinned faults -> all fail again? -> ddmin -> simplify -> an experi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import yaml
 
@@ -66,11 +66,8 @@ class Odds:
         return failed >= self.needed
 
 
-class Runs(Protocol):
-    """Plays an experiment; what came of it."""
-
-    def __call__(self, ready: Prepared, told: str) -> Failure:
-        """`told` says what is tried. Raises `StoppedError` to end the search."""
+Run = Callable[[Prepared, str], Failure]
+"""Plays an experiment and gives what came of it; the text says what is tried. Raises `StoppedError` to end the search."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,7 +77,7 @@ class Search:
     stored: StoredRun
     events: Sequence[Event]
     odds: Odds
-    run: Runs
+    run: Run
     found: Candidate | None = None
     """The smallest part that was seen to fail so far."""
     runs: int = 0
