@@ -10,7 +10,6 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from chaos.toxiproxy.addresses import address_text
 from chaos.toxiproxy.installed import InstalledToxic, Stream
 from chaos.toxiproxy.link import Link
 from chaos.toxiproxy.toxics.stage import Ending
@@ -132,10 +131,23 @@ class Side(asyncio.Protocol):
 class Connection:
     """A client's connection with its two sockets and links; `number` counts the connections of its proxy from 1."""
 
-    __slots__ = ("_gone", "_started", "client", "downstream", "number", "opened_s", "server", "upstream")
+    __slots__ = (
+        "_gone",
+        "_started",
+        "client",
+        "client_address",
+        "downstream",
+        "number",
+        "opened_s",
+        "server",
+        "upstream",
+    )
 
-    def __init__(self, number: int, *, opened_s: float, gone: "Callable[[Connection], None]") -> None:
+    def __init__(
+        self, number: int, *, client_address: str, opened_s: float, gone: "Callable[[Connection], None]"
+    ) -> None:
         self.number = number
+        self.client_address = client_address
         self.opened_s = opened_s
         self._gone = gone
         self._started = False
@@ -165,12 +177,6 @@ class Connection:
     def link(self, stream: Stream) -> Link:
         """The link of a direction."""
         return self.upstream if stream is Stream.UPSTREAM else self.downstream
-
-    @property
-    def client_address(self) -> str:
-        """Where the client is."""
-        peer = self.client.transport.get_extra_info("peername")
-        return address_text(peer[:2]) if peer else ""
 
     def ended(self, sink: Side, ending: Ending) -> None:
         """A direction has ended at its sink, or a toxic cuts the connection."""

@@ -8,7 +8,6 @@ read only while the first stage accepts: memory is bounded, and a slow receiver 
 ever waits, so that a toxic can be changed whatever state its connections are in.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from random import Random
@@ -43,13 +42,20 @@ class Sink(Protocol):
         """Sends the end, or cuts the connection."""
 
 
+class Alarm(Protocol):
+    """Something that will ring."""
+
+    def cancel(self) -> None:
+        """It does not ring."""
+
+
 class Alarms(Protocol):
     """What rings later: an event loop."""
 
-    def call_soon(self, callback: Callable[[], object], /) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[[], object], /) -> Alarm:
         """Calls back in the next turn."""
 
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> asyncio.Handle:
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Alarm:
         """Calls back after `delay` seconds."""
 
 
@@ -136,7 +142,7 @@ class Link:
         self.sent_bytes = 0
         self._write: Callable[[bytes], None] = sink.write
         self._seed_text = seed_text
-        self._alarm: asyncio.Handle | None = None
+        self._alarm: Alarm | None = None
         self._alarm_s = float("inf")
         self.ended = False
         now_s = clock()

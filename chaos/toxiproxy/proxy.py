@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from chaos.toxiproxy.addresses import AddressError, listen, port_number, resolved, shown_address, split
+from chaos.toxiproxy.addresses import AddressError, address_text, listen, port_number, resolved, shown_address, split
 from chaos.toxiproxy.connection import Connection
 from chaos.toxiproxy.installed import InstalledToxic, Stream
 
@@ -137,7 +137,7 @@ class Proxy:
         loop = asyncio.get_running_loop()
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                client, _address = listener.accept()
+                client, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -149,14 +149,14 @@ class Proxy:
                 loop.call_later(_ACCEPT_AGAIN_S, self._accept_on, listener)
                 return
             self._last_number += 1
-            dial = loop.create_task(self._connect(client, self._last_number))
+            dial = loop.create_task(self._connect(client, address_text(address[:2]), self._last_number))
             self._dials.add(dial)
             dial.add_done_callback(self._dials.discard)
 
-    async def _connect(self, client: socket.socket, number: int) -> None:
+    async def _connect(self, client: socket.socket, address: str, number: int) -> None:
         """Connects a client's socket to the upstream server; closes it when that cannot be reached."""
         loop = asyncio.get_running_loop()
-        connection = Connection(number, opened_s=time.monotonic(), gone=self._forget)
+        connection = Connection(number, client_address=address, opened_s=time.monotonic(), gone=self._forget)
         try:
             client.setblocking(False)  # noqa: FBT003 -- the standard library's signature
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -82,8 +83,15 @@ def run(settings: Settings, *, started: Callable[[Serving], None]) -> None:
             started(server)
             await asked.wait()
 
+    _allow_descriptors()
     with asyncio.Runner(loop_factory=_loop_factory()) as on:
         on.run(until_asked())
+
+
+def _allow_descriptors() -> None:
+    """Each connection takes two: as many as the machine allows this process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
