@@ -23,12 +23,13 @@ from tests.benchmarks.accrual import measure_accrual
 from tests.benchmarks.intake import measure_intake
 from tests.benchmarks.measure import Figure
 from tests.benchmarks.platform import measure_a_run
+from tests.benchmarks.proxy import measure_proxy
 from tests.benchmarks.recording import measure_recording
 from tests.benchmarks.settlement import measure_settlement
 from tests.benchmarks.verification import measure_verification
 from tests.benchmarks.window import measure_window
 
-_NAMES: Final = ("recording", "intake", "settlement", "verification", "accrual", "window", "run")
+_NAMES: Final = ("recording", "intake", "settlement", "verification", "accrual", "window", "proxy", "run")
 _WIDTH: Final = 170
 """Where the output goes into a file: nothing is cut off."""
 _MARK: Final = {None: "", True: "yes", False: "NO"}
@@ -56,6 +57,7 @@ def _figures(names: list[str] | tuple[str, ...], *, large: bool) -> Iterator[Fig
         "verification": measure_verification,
         "accrual": partial(measure_accrual, large=large),
         "window": measure_window,
+        "proxy": measure_proxy,
         "run": measure_a_run,
     }
     cores = len(os.sched_getaffinity(0))
