@@ -118,7 +118,7 @@ def small_disk_of(process: Identity) -> SmallDisk:
     return SmallDisk(keeper=Identity(pid=record["pid"], start_ticks=record["start_ticks"]), folder=folder)
 
 
-@register("ballast")
+@register("ballast", by_hand=lambda step: f"rm /proc/{step.get('pid')}/root{step.get('folder')}/{_BALLAST}")
 def _remove(step: Step, _starter: Starter | None) -> str:
     keeper = Identity(pid=int(step["pid"]), start_ticks=int(step["start_ticks"]))
     SmallDisk(keeper=keeper, folder=Path(step["folder"])).empty()

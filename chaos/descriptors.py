@@ -91,7 +91,7 @@ def limit_step(identity: Identity, soft_limit: int) -> Step:
     }
 
 
-@register("nofile")
+@register("nofile", by_hand=lambda step: f"prlimit --pid={step.get('pid')} --nofile={step.get('soft')}:")
 def _limit(step: Step, _starter: Starter | None) -> str:
     identity = Identity(pid=int(step["pid"]), start_ticks=int(step["start_ticks"]))
     there = limit_open_files(identity, int(step["soft"]))

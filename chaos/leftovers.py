@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from chaos.errors import HealError, TargetError
-from chaos.processes import Identity, alive, freeze, kill_all, send
+from chaos.processes import INSTANCE_MARK, Identity, alive, freeze, kill_all, send, settings_of
 from chaos.roster import GUARD_FILE, Guarded, read_guarded, remove_data
 from chaos.shared_memory import remove_orphaned
 from chaos.undo import STEP_LIMIT_S, Settings, Starter, Step, UndoLog, UndoRecord, carry_out, read_undo
 from metrics.events import EventLog
 
+INJECTING_LIMIT_S: Final = 0.3
 HEAL_LIMIT_S: Final = 2.0
 ASK_LIMIT_S: Final = 0.7
 KILL_LIMIT_S: Final = 1.5
@@ -119,6 +120,8 @@ def clean_up(run_dir: Path, *, by: str) -> tuple[str, ...]:
     left: list[str] = []
     taken_back: list[str] = []
     killed: list[Identity] = []
+    with _going_on(left, "ending injections"):
+        _end_injections(guarded, killed)
     with _going_on(in_force, "taking back faults"):
         _take_back(guarded, taken_back, in_force, within_s=HEAL_LIMIT_S)
     with _going_on(left, "ending processes"):
@@ -153,6 +156,26 @@ def _going_on(left: list[str], what: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001  # see above
         left.append(f"{what}: {type(error).__name__}: {error}; run `holdfast heal` when that is mended")
+
+
+def _end_injections(guarded: Guarded, killed: list[Identity]) -> None:
+    """Ends commands that still inject: what they did after the heal would be taken back by nobody.
+
+    What the command of a finished injection has left running is left to the heal, which may be there to end it.
+    """
+    roots = {it.name: it.identity for it in guarded.started}
+
+    def goes_on(identity: Identity) -> bool:
+        # Of one that has overwritten its environment this cannot be told: it is no command that has just begun.
+        with contextlib.suppress(TargetError):
+            name = settings_of(identity, [INSTANCE_MARK])[INSTANCE_MARK] or ""
+            injects = (name.startswith("fault/") and name.endswith("/inject")) or name.startswith("action-")
+            return injects and (name not in roots or alive(roots[name]))
+        return False
+
+    found = freeze(lambda: tuple(filter(goes_on, guarded.members())), within_s=_FREEZE_LIMIT_S)
+    survivors = kill_all(lambda: (), within_s=INJECTING_LIMIT_S, known=found)
+    killed += set(found) - set(survivors)
 
 
 def _take_back(guarded: Guarded, did: list[str], left: list[str], *, within_s: float) -> None:

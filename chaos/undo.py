@@ -35,19 +35,33 @@ Starter = Callable[[str, Settings | None], None]
 """Starts an instance again by name, or replaces one that runs with other settings; raises when it cannot."""
 _Carrier = Callable[[Step, Starter | None], str]
 
+ByHand = Callable[[Step], str]
+"""What a person types, or does, where a step cannot be carried out; a step that lacks something must not break it."""
+
 _carriers: dict[str, _Carrier] = {}
+_by_hand: dict[str, ByHand] = {}
 
 
-def register(kind: str) -> Callable[[_Carrier], _Carrier]:
-    """Registers how steps of a kind are carried out; the function says what it did, and raises when it cannot."""
+def register(kind: str, *, by_hand: ByHand | None = None) -> Callable[[_Carrier], _Carrier]:
+    """Registers how steps of a kind are carried out; the function says what it did, and raises when it cannot.
+
+    Where a kind does not say what is done `by_hand`, the step itself is shown.
+    """
 
     def keep(carrier: _Carrier) -> _Carrier:
         if kind in _carriers:
             raise ValueError(f"undo steps of kind {kind!r} are registered twice")
         _carriers[kind] = carrier
+        if by_hand is not None:
+            _by_hand[kind] = by_hand
         return carrier
 
     return keep
+
+
+def known_kinds() -> tuple[str, ...]:
+    """The kinds of steps that are registered by now, in order."""
+    return tuple(sorted(_carriers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +189,7 @@ def carry_out(step: Step, starter: Starter | None = None) -> str:
     except HealError:
         raise
     except (HoldfastError, OSError, KeyError, ValueError) as error:
-        raise HealError(f"undo step failed: {_by_hand(step)}: {type(error).__name__}: {error}") from error
+        raise HealError(f"undo step failed: {_told_by_hand(step)}: {type(error).__name__}: {error}") from error
 
 
 def _carrier(step: Step) -> _Carrier:
@@ -187,23 +201,13 @@ def _carrier(step: Step) -> _Carrier:
         except ImportError as error:
             raise HealError(f"undo step of kind {kind!r}: {module} cannot be imported: {error}") from error
     if kind not in _carriers:
-        raise HealError(f"no way to carry out an undo step of kind {kind!r}; known: {', '.join(sorted(_carriers))}")
+        raise HealError(f"no way to carry out an undo step of kind {kind!r}; known: {', '.join(known_kinds())}")
     return _carriers[kind]
 
 
-def _by_hand(step: Step) -> str:
-    match step.get("do"):
-        case "signal":
-            return f"kill -{step.get('signal')} {step.get('pid')}"
-        case "command":
-            return " ".join(map(str, step.get("command", ())))
-        case "sql":
-            return f"the statement {step.get('sql')}"
-        case "http":
-            return f"{step.get('method', 'POST')} {step.get('url')}"
-        case "start":
-            return f"start {step.get('instance')}"
-    return json.dumps(dict(step))
+def _told_by_hand(step: Step) -> str:
+    tell = _by_hand.get(str(step.get("do")))
+    return json.dumps(dict(step)) if tell is None else tell(step)
 
 
 def signal_step(identity: Identity, signum: signal.Signals) -> Step:
@@ -218,14 +222,14 @@ def start_step(instance: str, *, env: Settings | None = None) -> Step:
     return step if env is None else {**step, "env": dict(env)}
 
 
-@register("signal")
+@register("signal", by_hand=lambda step: f"kill -{step.get('signal')} {step.get('pid')}")
 def _signal(step: Step, _starter: Starter | None) -> str:
     identity = Identity(pid=int(step["pid"]), start_ticks=int(step["start_ticks"]))
     hit = send(identity, signal.Signals[f"SIG{step['signal']}"])
     return f"SIG{step['signal']} to process {identity.pid}" if hit else f"process {identity.pid} is gone"
 
 
-@register("start")
+@register("start", by_hand=lambda step: f"start {step.get('instance')}")
 def _start(step: Step, starter: Starter | None) -> str:
     if starter is None:
         return f"{step['instance']} not started: its target is torn down"
@@ -233,7 +237,7 @@ def _start(step: Step, starter: Starter | None) -> str:
     return f"{step['instance']} started" if step.get("env") is None else f"{step['instance']} runs as before"
 
 
-@register("command")
+@register("command", by_hand=lambda step: " ".join(map(str, step.get("command", ()))))
 def _command(step: Step, _starter: Starter | None) -> str:
     command = [str(part) for part in step["command"]]
     run_to_end(
@@ -245,7 +249,7 @@ def _command(step: Step, _starter: Starter | None) -> str:
     return f"ran {' '.join(command)}"
 
 
-@register("sql")
+@register("sql", by_hand=lambda step: f"the statement {step.get('sql')}")
 def _sql(step: Step, _starter: Starter | None) -> str:
     from asyncio import run
 
@@ -255,7 +259,7 @@ def _sql(step: Step, _starter: Starter | None) -> str:
     return f"executed {step['sql']}"
 
 
-@register("http")
+@register("http", by_hand=lambda step: f"{step.get('method', 'POST')} {step.get('url')}")
 def _http(step: Step, _starter: Starter | None) -> str:
     from urllib.error import HTTPError
     from urllib.request import ProxyHandler, Request, build_opener

@@ -175,7 +175,11 @@ async def own_left(session: Session, name: str) -> int:
     return int(row["left"])
 
 
-@register("pg_release")
+def _by_hand(step: Step) -> str:
+    return _END_OURS.replace("$1", f"'{step.get('application')}'")
+
+
+@register("pg_release", by_hand=_by_hand)
 def _pg_release(step: Step, _starter: Starter | None) -> str:
     within_s = float(step.get("within_s", STEP_LIMIT_S))
     asyncio.run(release(str(step["dsn"]), str(step["application"]), within_s=within_s))
