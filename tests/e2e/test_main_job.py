@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.e2e.conftest import PROJECT, Start, command, left_of, savings
+from tests.e2e.conftest import PROJECT, Start, command, left_of, left_within, savings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 KEPT: list[dict[str, Any]] = [
     {"failed": {"max": 0}},
@@ -21,49 +20,49 @@ KEPT: list[dict[str, Any]] = [
     {"queue": {"intact": True}},
     {"ledger": {"balanced": True}},
 ]
-KILLS = [{"kill": {"role": "portal", "count": 1, "restart_after": "1s"}, "every": "2s"}]
+KILLS = [{"kill": {"role": "portal", "count": 1, "restart_after": "1s"}, "every": "4s"}]
+"""So far apart that on a busy machine as well a node is back before the one after the next goes."""
 RETRIES_OFF = ("--set", "balancer.env.RETRIES=off")
 
 
-def test_killed_nodes_and_a_rolling_deploy_cost_no_request_in_two_runs_side_by_side(
-    start: Start, tmp_path: Path
-) -> None:
-    """One run kills nodes with the balancer's retries on, the other deploys with them off; both pass at once.
+def test_killed_nodes_cost_no_request(start: Start, tmp_path: Path) -> None:
+    """Two kills of a node that holds a quarter of 60 requests and 50 probes a second; the balancer tries again.
 
-    Four kills of a node that holds a quarter of 150 requests a second: without retries at least the requests that
-    find the dead node's socket closed would fail, as the test on lost requests shows.
+    The health checks take a dead node out after a quarter of a second at the earliest, and meanwhile about seven come
+    to it: without retries they fail, as the test on lost requests shows.
     """
-    kill = start(
+    run = start(
         savings(
             faults=KILLS,
             expect=[
                 *KEPT,
-                {"longest_gap": {"max": "1s"}},
+                {"longest_gap": {"max": "3s"}},
                 {"observed": {"reading": "balancer_retries", "increase": {"min": 1}}},
                 {"sometimes": {"during": "kill", "operation": "redeem"}},
             ],
-        ),
-        name="kill",
-    )
-    deploy = start(
+        )
+    ).finish(within_s=150)
+
+    assert run.returncode == 0, run.output
+    assert len(run.verdict()["faults"]) == 2
+    assert all(fault["effect"] and fault["healed"] for fault in run.verdict()["faults"])
+    assert run.expectation("observed:balancer_retries")["value"] > 0
+    assert left_of(run.runs_dir) == []
+    _outputs_agree(run.run_dir, tmp_path)
+
+
+def test_a_rolling_deploy_costs_no_request_without_the_balancers_retries(start: Start) -> None:
+    """Only readiness and draining stand between a request and its loss; both versions answer."""
+    run = start(
         savings(
             faults=[{"deploy": {"role": "portal", "set": {"env.VERSION": "v2"}, "strategy": "rolling"}}],
             expect=[*KEPT, {"versions": {"min": 2}}],
-            seconds=10,
         ),
         *RETRIES_OFF,
-        name="deploy",
-    )
+    ).finish(within_s=150)
 
-    killed, deployed = kill.finish(within_s=120), deploy.finish(within_s=120)
-
-    assert killed.returncode == 0, killed.output
-    assert deployed.returncode == 0, deployed.output
-    assert len(killed.verdict()["faults"]) == 4
-    assert all(fault["effect"] and fault["healed"] for fault in killed.verdict()["faults"])
-    assert killed.expectation("observed:balancer_retries")["value"] > 0
-    assert left_of(killed.runs_dir) == left_of(deployed.runs_dir) == []
-    _outputs_agree(killed.run_dir, tmp_path)
+    assert run.returncode == 0, run.output
+    assert left_of(run.runs_dir) == []
 
 
 def _outputs_agree(run_dir: Path, cwd: Path) -> None:
@@ -97,72 +96,67 @@ def _fetched_by(page: str) -> list[str]:
     return addresses
 
 
-def test_lost_requests_and_double_effects_fail_the_run_with_their_witnesses(start: Start) -> None:
-    """One run without the balancer's retries, one without the unique key of orders; side by side, both must fail.
+def test_lost_requests_fail_the_run_with_their_witnesses(start: Start) -> None:
+    """Without the balancer's retries a kill loses what comes to the dead node; nothing else is wrong then."""
+    run = start(savings(faults=KILLS, expect=KEPT), *RETRIES_OFF).finish(within_s=150)
 
-    Without retries a kill loses what is in flight. Without the key, orders that are retried because their node hangs
-    (a portal has answered none of them, but the database has done them) take effect twice.
+    assert run.returncode == 1, run.output
+    assert run.expectation("failed")["verdict"] == "fail"
+    story = json.dumps(run.expectation("failed")["witness"])
+    assert "upstream_host" in story, story
+    assert run.expectation("ledger")["verdict"] == "pass"
+    assert left_of(run.runs_dir) == []
+
+
+def test_double_effects_fail_the_run_with_their_witnesses(start: Start) -> None:
+    """Without the unique key, orders that are retried because their node hangs take effect twice.
+
+    A node that hangs for a second gets some of 100 requests a second before it is out, and does them when it goes on.
     """
-    lossy = start(savings(faults=KILLS, expect=KEPT, seconds=7, arrivals="300/s"), *RETRIES_OFF, name="lossy")
-    doubling = start(
+    run = start(
         savings(
             faults=[{"pause": {"role": "portal", "count": 1, "for": "1s"}, "every": "2s"}],
-            expect=KEPT,
-            seconds=7,
-            arrivals="300/s",
+            expect=KEPT[1:],
+            arrivals="100/s",
             set={"migrate.command": ["${python}", str(PROJECT / "tests" / "sabotage" / "forgotten_keys.py")]},
-        ),
-        name="doubling",
-    )
+        )
+    ).finish(within_s=150)
 
-    lost, doubled = lossy.finish(within_s=120), doubling.finish(within_s=120)
-
-    assert lost.returncode == 1, lost.output
-    assert lost.expectation("failed")["verdict"] == "fail"
-    story = json.dumps(lost.expectation("failed")["witness"])
-    assert "upstream_host" in story, story
-    assert lost.expectation("ledger")["verdict"] == "pass"
-    assert doubled.returncode == 1, doubled.output
-    assert doubled.expectation("exactly_once:ledger")["verdict"] == "fail"
-    assert left_of(lost.runs_dir) == left_of(doubled.runs_dir) == []
+    assert run.returncode == 1, run.output
+    assert run.expectation("exactly_once:ledger")["verdict"] == "fail"
+    (witness, *_) = run.expectation("exactly_once:ledger")["witness"]
+    assert len(witness["effects"]) > 1, witness
+    assert left_of(run.runs_dir) == []
 
 
 def test_however_a_run_is_ended_nothing_is_left(start: Start, tmp_path: Path) -> None:
     """SIGINT in the baseline, SIGTERM and SIGKILL of the runner while a node hangs; three runs side by side.
 
-    The first two heal, tear down and say so. After SIGKILL the watchdog thaws, ends and clears everything in 5 s. What
-    three platforms at once cost in time is not the question, so nothing is expected that a busy machine could break.
+    The first two heal, tear down and say so. After SIGKILL the watchdog thaws, ends and clears everything. What three
+    platforms at once cost in time is not the question, so nothing is expected that a busy machine could break.
     """
     experiment = savings(
-        faults=[{"pause": {"role": "portal", "count": 1, "for": "9s"}}],
+        faults=[{"pause": {"role": "portal", "count": 1, "for": "59s"}}],
         expect=[{"ledger": {"balanced": True}}],
-        seconds=10,
-        arrivals="50/s",
+        seconds=60,
+        arrivals="20/s",
+        set={"portal.count": 2, "signer.count": 1},
     )
     early, late, dead = (start(experiment, name=name) for name in ("early", "late", "dead"))
 
-    early.wait_for("phase.started", within_s=60, phase="baseline")
+    early.wait_for("phase.started", within_s=150, phase="baseline")
     early.process.send_signal(signal.SIGINT)
-    late.wait_for("fault.effect", within_s=60, proven=True)
+    late.wait_for("fault.effect", within_s=150, proven=True)
     late.process.send_signal(signal.SIGTERM)
-    dead.wait_for("fault.effect", within_s=60, proven=True)
+    dead.wait_for("fault.effect", within_s=150, proven=True)
     dead.process.kill()
     dead.process.wait(timeout=5)
 
-    assert _gone_within(dead.runs_dir, seconds=5), left_of(dead.runs_dir)
+    assert left_within(dead.runs_dir, 30) == []
     for running, exit_code in ((early, 130), (late, 143)):
-        run = running.finish(within_s=30)
+        run = running.finish(within_s=90)
         assert run.returncode == exit_code, run.output
         assert run.verdict()["exit_code"] == exit_code
         assert left_of(run.runs_dir) == []
     status = command("status", "--out", str(dead.runs_dir), cwd=tmp_path)
     assert status.returncode == 0, status.stdout + status.stderr
-
-
-def _gone_within(runs_dir: Path, *, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while left_of(runs_dir):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
