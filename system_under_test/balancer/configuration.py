@@ -312,14 +312,15 @@ def _local_replies() -> dict[str, Any]:
                         "filters": [
                             {"response_flag_filter": {"flags": ["UH"]}},
                             # Only when no try came before: what was sent once may have happened, and
-                            # Retry-After would promise that it did not.
+                            # Retry-After would promise that it did not. The header that counts the tries is not
+                            # asked: while a second try looks for a node, it still says 1.
                             {
-                                "header_filter": {
-                                    "header": {
-                                        "name": "x-envoy-attempt-count",
-                                        "string_match": {"safe_regex": {"regex": "|0|1"}},
-                                        "treat_missing_header_as_empty": True,
-                                    }
+                                "extension_filter": {
+                                    "name": "first try",
+                                    "typed_config": {
+                                        "@type": f"{_TYPE}.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                                        "expression": "upstream.request_attempt_count < 2u",
+                                    },
                                 }
                             },
                         ]
