@@ -104,14 +104,13 @@ def shrink(run_dir: str, *, runs: int, failing: int, minutes: float | None, runs
         odds=Odds(needed=failing, of=runs),
         run=player.run,
     )
-    minimal = False
     try:
-        minimal = search.go()
+        search.go()
     except StoppedError as stop:
         say(f"stopped: {stop}", err=True)
     except KeyboardInterrupt:
         player.signal = "SIGINT"
-    return _report(search, player, minimal=minimal, as_json=as_json)
+    return _report(search, player, as_json=as_json)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,18 +146,22 @@ class _Player:
         return Failure.of(verdict.as_data())
 
 
-def _report(search: "Search", player: _Player, *, minimal: bool, as_json: bool) -> int:
+def _report(search: "Search", player: _Player, *, as_json: bool) -> int:
     found = search.found
     text = None if found is None else search.text(found)
     labels = [] if found is None else [one.label for one in found.faults]
-    code = _code([EXIT_FAIL if minimal else EXIT_INCONCLUSIVE, *([EXIT_DIRTY] if player.dirty else [])], player.signal)
+    code = _code(
+        [EXIT_FAIL if search.minimal else EXIT_INCONCLUSIVE, *([EXIT_DIRTY] if player.dirty else [])], player.signal
+    )
     if as_json:
-        print_json({"exit_code": code, "minimal": minimal, "faults": labels, "runs": search.runs, "experiment": text})
+        print_json(
+            {"exit_code": code, "minimal": search.minimal, "faults": labels, "runs": search.runs, "experiment": text}
+        )
         return code
     if text is None:
         say(f"it did not fail again ({search.runs} runs): nothing can be said of which faults it takes", err=True)
         return code
-    say(f"{'smallest' if minimal else 'smallest so far'}: {', '.join(labels)}  ({search.runs} runs)", err=True)
+    say(f"{'smallest' if search.minimal else 'smallest so far'}: {', '.join(labels)}  ({search.runs} runs)", err=True)
     say(text.rstrip())
     return code
 

@@ -67,7 +67,7 @@ class Odds:
 
 
 Run = Callable[[Prepared, str], Failure]
-"""Plays an experiment and gives what came of it; the text says what is tried. Raises `StoppedError` to end the search."""
+"""Plays an experiment and gives what came of it; the text says what is tried. `StoppedError` ends the search."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,24 +80,26 @@ class Search:
     run: Run
     found: Candidate | None = None
     """The smallest part that was seen to fail so far."""
+    minimal: bool = False
+    """Whether none of its faults can be left out; simpler ones may still be looked for."""
     runs: int = 0
     _failure: Failure = field(init=False)
 
     def __post_init__(self) -> None:
         self._failure = Failure.of(self.stored.verdict)
 
-    def go(self) -> bool:
-        """Searches to the end, or until stopped; whether the run failed again at all, and `found` is minimal.
+    def go(self) -> None:
+        """Searches to the end, or until stopped; without anything `found` the run did not fail again.
 
         Raises:
             ExperimentError: the run did not fail, had no faults, or cannot be planned any more.
         """
         whole = self._whole()
         if not self._fails(whole):
-            return False
+            return
         fewest = ddmin(whole.faults, lambda faults: self._fails(replace(whole, faults=faults)))
+        self.minimal = True
         self.found = simplify(replace(whole, faults=fewest), simpler, self._fails, rounds=_SIMPLIFICATIONS)
-        return True
 
     def text(self, candidate: Candidate) -> str:
         """A candidate as an experiment file that `holdfast run` takes, wherever it is put."""

@@ -109,7 +109,8 @@ def _shrinks_to_the_two(stored: Path) -> None:
 
     search = Search(stored=read_stored(stored), events=list(read_events(stored)), odds=Odds(needed=2, of=3), run=run)
 
-    assert search.go()
+    search.go()
+    assert search.minimal
     assert search.found is not None
     assert sorted(one.name for one in search.found.faults) == ["kill", "pause"]
     text = search.text(search.found)
@@ -130,13 +131,14 @@ def _a_search_that_is_stopped_keeps_what_it_has(search: Search) -> None:
         except StopIteration:
             raise StoppedError("the time is up") from None
 
-    stopped = replace(search, run=run, found=None, runs=0)
+    stopped = replace(search, run=run, found=None, minimal=False, runs=0)
     with pytest.raises(StoppedError):
         stopped.go()
     assert stopped.found is not None
-    never = replace(search, run=lambda _ready, _told: UP, found=None, runs=0)
-    assert not never.go()
-    assert (never.found, never.runs) == (None, 2), "two of three that pass decide"
+    assert not stopped.minimal
+    never = replace(search, run=lambda _ready, _told: UP, found=None, minimal=False, runs=0)
+    never.go()
+    assert (never.found, never.minimal, never.runs) == (None, False, 2), "two of three that pass decide"
 
 
 def test_a_replay_says_where_it_went_another_way() -> None:
