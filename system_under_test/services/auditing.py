@@ -11,7 +11,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from system_under_test.services.service import Service
-from system_under_test.storage.reconciliation import Reconciliation, Turn, reconcile, seal_all
+from system_under_test.storage.reconciliation import Reconciliation, reconcile, seal_all
 
 SEAL_EVERY_S: Final = 0.2
 VERIFY_EVERY_S: Final = 1.0
@@ -60,9 +60,6 @@ class _Auditor:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._whole_at_s = -float("inf")
-        # A process trusts no record of another one's before it has looked at everything itself.
-        self._anew = True
-        self._turn = Turn()
         registry = service.registry
         self._runs = Counter(
             "savings_reconciliations", "Verifications of the ledger.", ("scope", "outcome"), registry=registry
@@ -98,7 +95,7 @@ class _Auditor:
         started_s = time.monotonic()
         found: Reconciliation | None = None
         try:
-            found = await reconcile(self._service, full=whole, anew=whole and self._anew, turn=self._turn)
+            found = await reconcile(self._service, full=whole)
         finally:
             outcome = _UNFINISHED if found is None else "passed" if found.passed else "failed"
             self._runs.labels(_SCOPES[whole], outcome).inc()
@@ -107,7 +104,6 @@ class _Auditor:
         self._problems.set(len(found.problems))
         self._head.set(found.head)
         if whole and found.passed:
-            self._anew = False
             self._gate.set(1)
             self._whole_at_s = time.monotonic() + max(_WHOLE_EVERY_S, took_s / _SHARE_MAX)
         elif not found.passed:

@@ -105,6 +105,8 @@ def _roles(passwords: Mapping[str, str]) -> tuple[str, ...]:
         *(f"create role {role} login password '{password}'" for role, password in passwords.items()),
         # A portal that hangs between two statements must not keep its locks longer than the balancer waits.
         f"alter role {ROLES['dsn']} set idle_in_transaction_session_timeout = '300ms'",
+        # Nothing can be sealed past a transaction that has written. What only reads for long says so (`snapshot`).
+        f"alter role {ROLES['maintenance_dsn']} set idle_in_transaction_session_timeout = '3s'",
         # Who owns everything operates it too: sees what other roles do, and ends it where it must.
         f"grant pg_read_all_stats, pg_signal_backend to {OWNER}",
         f"alter role {ROLES['auditor_dsn']} set default_transaction_read_only = on",

@@ -36,6 +36,8 @@ _ROLLED_BACK: Final = (
     asyncpg.PostgresSystemError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+_IDLE_STATEMENTS: Final = 3
+"""How many statements of those it shares a moment with a connection may wait for."""
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -189,14 +191,18 @@ class Database:
         """A connection on which every statement reads one and the same moment, each for at most `within_s`.
 
         The moment is that of `beside`, another such connection, where one is given. Only for what cannot be one
-        statement: it keeps a connection, and old rows from being cleared, until it ends. Raises as `row` does, of the
-        statements within too.
+        statement: it keeps a connection, and old rows from being cleared, until it ends; a process that hangs meanwhile
+        loses it. As long as it only reads, that is: who writes has to set `idle_in_transaction_session_timeout` back
+        first. Raises as `row` does, of the statements within too.
         """
         async with self._connection() as connection, connection.transaction(isolation="repeatable_read"):
             if beside is not None:
                 moment = await beside.fetchval("select pg_export_snapshot()")
                 await connection.execute(f"set transaction snapshot '{moment}'")
-            await connection.execute(f"set local statement_timeout = {within_s * 1000:.0f}")
+            await connection.execute(
+                f"set local statement_timeout = {within_s * 1000:.0f};"
+                f" set local idle_in_transaction_session_timeout = {_IDLE_STATEMENTS * within_s * 1000:.0f}"
+            )
             yield connection
 
     @asynccontextmanager

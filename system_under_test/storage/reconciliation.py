@@ -10,6 +10,7 @@ that touched. Only a whole check that passed opens the gate, and anything that f
 import asyncio
 import dataclasses
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -45,6 +46,7 @@ _BATCH_MAX: Final = 10_000
 _PROBLEMS_MAX: Final = 20
 """How many rows one check names: of a ledger that is wrong in a thousand places, these will do."""
 _HOURS_AT_ONCE: Final = 6
+_SALT_BITS: Final = 63
 _BATCHES_AT_ONCE: Final = 50
 """Of the chain: at most 500,000 transfers, about a second."""
 _TOLD_MAX: Final = 3
@@ -86,33 +88,16 @@ def check_within_s(transfers: int) -> float:
     return _CHECK_WITHIN_S + transfers / _TRANSFERS_PER_S
 
 
-@dataclass(slots=True)
-class Turn:
-    """Which old hour of interest is looked at next, row by row: one with each whole check, over and over."""
-
-    after: datetime | None = None
-
-    async def next_hour(self, connection: Any, last: datetime) -> datetime | None:
-        """The hour after the one before, the first one again after `last`; None where there is none."""
-        for after in (self.after, None):
-            self.after = await connection.fetchval("select min(hour) from hours_between($1, $2)", after, last)
-            if self.after is not None:
-                break
-        return self.after
-
-
-async def reconcile(
-    service: Verifier, *, full: bool, anew: bool = False, side_by_side: int = 1, turn: Turn | None = None
-) -> Reconciliation:
+async def reconcile(service: Verifier, *, full: bool, side_by_side: int = 1) -> Reconciliation:
     """Verifies the ledger, records the result with our signature, and sets the gate by it.
 
     The checks are made on `side_by_side` connections at once, all of the same moment: for a machine whose cores have
     nothing better to do meanwhile.
 
-    A `full` check takes the hours of interest up to the newest record that passed by their totals, and each snapshot
-    only of later ones, of those that the newest record named, and of the one whose `turn` it is; with `anew` each
-    snapshot of all. A check that is not full is one all the same where no
-    record passed yet; where nothing came since the newest record, it gives that one's result and records nothing.
+    A `full` check takes all hours of interest by their weighted totals, which no change of a snapshot leaves as they
+    are, and compares each snapshot of those that came since the newest record that passed, or whose totals are wrong.
+    A check that is not full is one all the same where no record passed yet; where nothing came since the newest record,
+    it gives that one's result and records nothing.
 
     Raises:
         NotDoneError: the database cannot be asked now, or another reconciliation was recorded meanwhile.
@@ -138,22 +123,17 @@ async def reconcile(
         trusted = await _newest(connection, passed=True)
         since = None if full else trusted
         whole = since is None
-        hours_after = None if anew or trusted is None else trusted.accrued_to
         problems = await _wrong_ends(connection, anchor, trusted)
         problems += [problem async for problem in _wrong_records(connection, newest, whole=whole)]
-        problems += await _all_found(desks, await _checks(connection, since, moment["batch"], within_s))
-        if whole and (hours := await _found(connection, "select * from check_hours()", within_s=within_s)):
-            problems += hours
-            hours_after = None  # to name the snapshots that are behind it
-        parts = await _hours(connection, hours_after, moment["accrued_to"])
-        if whole and hours_after is not None:
-            again = set() if newest is None else _named_hours(newest)
-            if turn is not None and (hour := await turn.next_hour(connection, hours_after)) is not None:
-                again.add(hour)
-            parts += [[hour] for hour in sorted(again) if hour <= hours_after]
+        found = await _all_found(desks, await _checks(connection, since, moment["batch"], within_s))
+        problems += found
+        parts = await _hours(connection, None if trusted is None else trusted.accrued_to, moment["accrued_to"])
+        accounted = {hour for part in parts for hour in part}
+        # To name the snapshots that are behind a wrong total.
+        parts += [[hour] for hour in sorted(_named_hours(found) - accounted)]
         problems += await _all_found(desks, [_check_of_hours(part, within_s) for part in parts])
         if whole and not problems:
-            await connection.execute("select keep_verified_balances()", timeout=within_s)
+            await _keep_balances(connection, within_s)
     record = Record(
         number=1 if newest is None else newest.number + 1,
         full=whole,
@@ -237,6 +217,7 @@ async def _checks(connection: Any, since: Record | None, last_batch: int, within
     ]
     if since is None:
         statements += [("select * from check_wallets()", ())]
+        statements += [("select * from check_hours($1)", (secrets.randbits(_SALT_BITS),))]
 
     async def audited(desk: Any) -> list[Problem]:
         return (await audit(desk, after=paid_to))[:_PROBLEMS_MAX]
@@ -250,10 +231,10 @@ async def _hours(connection: Any, after: datetime | None, last: datetime | None)
     return [hours[first : first + _HOURS_AT_ONCE] for first in range(0, len(hours), _HOURS_AT_ONCE)]
 
 
-def _named_hours(record: Record) -> set[datetime]:
-    """The hours of the snapshots that a record names."""
-    named = (problem.key for problem in _result(record).problems if problem.table == "accrual_snapshot")
-    return {datetime.strptime(f"{key.split()[0]}+0000", "%Y-%m-%dT%HZ%z") for key in named}
+def _named_hours(problems: Sequence[Problem]) -> set[datetime]:
+    """The hours that are named as wrong."""
+    named = (problem.key for problem in problems if problem.table == "accrual_hour")
+    return {datetime.strptime(f"{key}+0000", "%Y-%m-%dT%HZ%z") for key in named}
 
 
 def _check_of_hours(part: Sequence[datetime], within_s: float) -> Check:
@@ -268,6 +249,12 @@ async def _found(connection: Any, check: str, *arguments: Any, within_s: float) 
     cursor = await connection.cursor(check, *arguments, timeout=within_s)
     rows = await cursor.fetch(_PROBLEMS_MAX, timeout=within_s)
     return [Problem(table=row["place"], key=row["key"], expected=row["expected"], found=row["found"]) for row in rows]
+
+
+async def _keep_balances(connection: Any, within_s: float) -> None:
+    # From here on the transaction has written, and nothing can be sealed past it: the role's own limit holds again.
+    await connection.execute("set local idle_in_transaction_session_timeout to default")
+    await connection.execute("select keep_verified_balances()", timeout=within_s)
 
 
 async def _wrong_ends(connection: Any, anchor: Anchor | None, trusted: Record | None) -> list[Problem]:

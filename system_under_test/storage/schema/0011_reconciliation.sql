@@ -474,38 +474,77 @@ set work_mem = '16MB' as $$
     order by 2
 $$;
 
--- All hours by their totals: none is missing, every account has its snapshot, what an hour earned is what it paid and
--- carried on, and at the rate that was in force.
-create function check_hours()
+-- A number from 0 to 2^31 - 1 for each account, that nobody knows before `p_salt` is drawn.
+create function account_weight(p_account text, p_salt bigint) returns bigint
+language sql immutable as $$ select hashtextextended(p_account, p_salt) >> 32 & 2147483647 $$;
+
+-- All hours by their totals: none is missing, every account that was open has its snapshot, balances are those of the
+-- hour before and what came since, what an hour earned is what it paid and carried on, and at the rate that was in force.
+--
+-- In the totals each account counts as often as its weight says. Were they just sums, what one account was given and
+-- another one robbed of would cancel out; by weights that are drawn anew for each check it does with a probability of
+-- 2^-31. So all snapshots are looked at, at a fraction of what it costs to compare each with its account's others.
+create function check_hours(p_salt bigint)
 returns table (place text, key text, expected text, found text)
 language sql stable security definer
 set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan
 set work_mem = '16MB' as $$
     with total as materialized (
-        select s.hour, count(*) as accounts, sum(s.interest) as interest, sum(s.remainder) as remainder,
-               sum(greatest(s.balance, 0)) as balance
-        from accrual_snapshot s group by s.hour
+        -- In halves, whose products are not beyond 64 bits: numbers of any size take three times as long to multiply.
+        select s.hour, count(*) as accounts, sum(s.interest) as earned,
+               count(*) filter (where s.remainder not between 0 and 8759999999999) as out_of_range,
+               sum(s.weight) as weights,
+               sum(s.weight * (s.balance & 2147483647)) + 2147483648 * sum(s.weight * (s.balance >> 31)) as balance,
+               coalesce(sum(s.weight * s.balance::numeric) filter (where s.balance < 0), 0) as overdrawn,
+               sum(s.weight * (s.interest & 2147483647)) + 2147483648 * sum(s.weight * (s.interest >> 31)) as interest,
+               sum(s.weight * (s.remainder & 2147483647)) + 2147483648 * sum(s.weight * (s.remainder >> 31)) as remainder
+        -- The weight is worked out once for each row.
+        from (select *, account_weight(account, p_salt) as weight from accrual_snapshot offset 0) as s
+        group by s.hour
     ),
-    paid as (
-        select t.business_at - interval '1 hour' as hour, sum(t.amount) as interest
-        from transfer t where t.kind = 'interest' group by t.business_at
+    paid as materialized (
+        select t.business_at - interval '1 hour' as hour, sum(t.amount) as credited,
+               sum(t.weight * (t.amount & 2147483647)) + 2147483648 * sum(t.weight * (t.amount >> 31)) as interest
+        from (
+            select business_at, amount, account_weight(account, p_salt) as weight
+            from customer_movement where kind = 'interest' offset 0
+        ) as t group by t.business_at
+    ),
+    -- The very first hour takes whatever came before it.
+    moved as materialized (
+        select greatest(m.hour, (select min(h.hour) from accrual_hour h)) as hour, sum(m.moved) as moved
+        from (
+            select date_trunc('hour', business_at, 'UTC') as hour,
+                   sum(account_weight(account, p_salt) * amount::numeric) as moved
+            from customer_movement where kind <> 'interest' group by 1
+        ) as m group by 1
+    ),
+    opened as materialized (
+        select greatest(date_trunc('hour', a.opened_business_at, 'UTC'), (select min(h.hour) from accrual_hour h)) as hour,
+               sum(account_weight(a.id, p_salt)) as weights
+        from account a where a.kind = 'customer' group by 1
     ),
     told as materialized (
         select coalesce(h.hour, t.hour, p.hour) as hour, h.hour is null as unknown, h.finished_at is not null as finished,
-               h.accounts, h.credited, h.rate_ppb, coalesce(t.accounts, 0) as snapshots,
+               h.accounts, h.credited, h.rate_ppb, coalesce(t.accounts, 0) as snapshots, coalesce(t.earned, 0) as earned,
+               coalesce(t.out_of_range, 0) as out_of_range, coalesce(t.weights, 0) as weights,
+               coalesce(t.balance, 0) as balance, coalesce(t.overdrawn, 0) as overdrawn,
                coalesce(t.interest, 0) as interest, coalesce(t.remainder, 0) as remainder,
-               coalesce(t.balance, 0) as balance, coalesce(p.interest, 0) as paid
+               coalesce(p.credited, 0) as paid, coalesce(p.interest, 0) as paid_interest
         from accrual_hour h full join total t on t.hour = h.hour full join paid p on p.hour = coalesce(h.hour, t.hour)
     ),
     due as (
-        select t.*,
+        select t.*, coalesce(m.moved, 0) as moved, coalesce(o.weights, 0) as opened,
                lag(t.hour, 1, (
                    select date_trunc('hour', c.business, 'UTC') - interval '1 hour'
                    from business_clock c order by c.wall limit 1)) over in_order as hour_before,
                lag(t.remainder, 1, 0) over in_order as carried,
+               lag(t.weights, 1, 0) over in_order as weights_before,
+               lag(t.balance + t.interest, 1, 0) over in_order as left_before,
                lead(t.hour) over in_order is null as newest,
                (select r.rate_ppb from interest_rate r where r.from_hour <= t.hour order by r.from_hour desc limit 1) as rate
-        from told t window in_order as (order by t.hour)
+        from told t left join moved m on m.hour = t.hour left join opened o on o.hour = t.hour
+        window in_order as (order by t.hour)
     )
     select 'accrual_hour', hour_name(missing), 'an hour with its snapshots', 'none'
     from due d cross join lateral (
@@ -517,15 +556,24 @@ set work_mem = '16MB' as $$
     select 'accrual_hour', hour_name(d.hour),
            format('%s snapshots, %s interest credited at %s, and the next hour after its end',
                   d.snapshots, d.paid, d.rate),
-           format('%s snapshots, %s interest of %s credited at %s, %s', d.accounts, d.interest, d.credited, d.rate_ppb,
+           format('%s snapshots, %s interest of %s credited at %s, %s', d.accounts, d.earned, d.credited, d.rate_ppb,
                   case when d.finished then 'finished' else 'not finished' end)
     from due d
     where not d.unknown and (
-        (d.accounts, d.credited, d.interest, d.rate_ppb) is distinct from (d.snapshots, d.paid, d.paid, d.rate)
-        or not (d.finished or d.newest)
-        or d.interest * 8760000000000 + d.remainder
-            <> d.balance * d.rate_ppb + case when d.hour_before = d.hour - interval '1 hour' then d.carried else 0 end
-                and d.finished)
+        (d.accounts, d.credited, d.earned, d.rate_ppb) is distinct from (d.snapshots, d.paid, d.paid, d.rate)
+        or not (d.finished or d.newest))
+    union all
+    select 'accrual_hour', hour_name(d.hour), 'snapshots that follow from the hour before, from transfers and from the rate',
+           'others'
+    from due d
+    where d.finished and (
+        d.out_of_range > 0
+        or d.interest <> d.paid_interest
+        -- Where the hour before is missing, that is what is wrong.
+        or d.hour_before = d.hour - interval '1 hour' and (
+            d.weights <> d.weights_before + d.opened
+            or d.balance <> d.left_before + d.moved
+            or d.interest * 8760000000000 + d.remainder <> (d.balance - d.overdrawn) * d.rate_ppb + d.carried))
     order by 2
 $$;
 
@@ -684,7 +732,7 @@ $$;
 grant execute on function
     seal(integer), check_chain(bigint, bigint), check_transfers(xid8, bigint), check_balances(xid8, bigint), check_wallets(),
     check_queue(bigint, xid8, bigint), check_decisions(bigint, xid8, bigint), hours_between(timestamptz, timestamptz),
-    check_snapshots(timestamptz, timestamptz), check_hours(),
+    check_snapshots(timestamptz, timestamptz), check_hours(bigint),
     enrol_reconciliation_key(bytea), ledger_moment(), batch_end(bigint), sealed_hash(bigint),
     read_reconciliations(bigint, integer), newest_reconciliation(boolean), service_stage(),
     keep_verified_balances(),

@@ -56,27 +56,34 @@ $$;
 create trigger service_reopens after update on service_state
     for each row when (new.epoch > old.epoch) execute function note_reopening();
 
+-- Whether the minute that began then is over; one that begins in the future was begun before the clock was set back, and
+-- is. To be asked of a row that was read before: by a clock that was read first, one begun meanwhile would be over too.
+create function minute_is_over(p_begun_at timestamptz) returns boolean
+language sql volatile set search_path = public, pg_temp as $$
+    select p_begun_at not between t.now - interval '1 minute' and t.now from (select clock_timestamp() as now) as t
+$$;
+
 -- Takes one of `p_most` tries of a minute; gives the seconds until there are more, 0 when it was granted.
 create function take_try(p_email text, p_origin text, p_most integer) returns double precision
 language plpgsql set search_path = public, pg_temp as $$
 declare
-    v_now timestamptz := clock_timestamp();
     v_found log_in_limit;
 begin
     -- Looked at first, so that tries beyond the limit write nothing.
     select * into v_found from log_in_limit l where l.email = p_email and l.origin = p_origin;
-    if not found or v_found.tries < p_most or v_found.begun_at <= v_now - interval '1 minute' then
+    if not found or v_found.tries < p_most or minute_is_over(v_found.begun_at) then
         insert into log_in_limit as l (email, origin, tries) values (p_email, p_origin, 1)
             on conflict (email, origin) do update
-            set begun_at = case when l.begun_at <= v_now - interval '1 minute' then v_now else l.begun_at end,
-                tries = case when l.begun_at <= v_now - interval '1 minute' then 1 else l.tries + 1 end
-            where l.tries < p_most or l.begun_at <= v_now - interval '1 minute';
+            set (begun_at, tries) = (
+                select case when m.over then clock_timestamp() else l.begun_at end, case when m.over then 1 else l.tries + 1 end
+                from (select minute_is_over(l.begun_at) as over) as m)
+            where l.tries < p_most or minute_is_over(l.begun_at);
         if found then
             return 0;
         end if;
         select * into v_found from log_in_limit l where l.email = p_email and l.origin = p_origin;
     end if;
-    return greatest(0.001, extract(epoch from v_found.begun_at + interval '1 minute' - v_now));
+    return greatest(0.001, extract(epoch from v_found.begun_at + interval '1 minute' - clock_timestamp()));
 end
 $$;
 
@@ -228,7 +235,9 @@ begin
         return;
     end if;
     if v_reopening.checked_at is null
-        or v_reopening.checked_at < clock_timestamp() - interval '2 seconds' and exists (select from differing_account)
+        -- A comparison in the future was made before the clock was set back.
+        or v_reopening.checked_at not between clock_timestamp() - interval '2 seconds' and clock_timestamp()
+            and exists (select from differing_account)
     then
         perform find_differing_accounts();
         update reopening r set checked_at = clock_timestamp() where r.epoch = v_reopening.epoch;
@@ -285,7 +294,7 @@ begin
     get diagnostics v_sessions = row_count;
     delete from log_in_limit l where (l.email, l.origin) in (
         select o.email, o.origin from log_in_limit o
-        where o.begun_at <= clock_timestamp() - interval '1 minute' limit p_limit for update skip locked);
+        where minute_is_over(o.begun_at) limit p_limit for update skip locked);
     get diagnostics v_limits = row_count;
     return v_sessions + v_limits;
 end

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from system_under_test.services.service import Service
 from system_under_test.storage.database import Database, DatabaseLimits
-from system_under_test.storage.reconciliation import Reconciliation, Turn, reconcile
+from system_under_test.storage.reconciliation import Reconciliation, reconcile
 from tests.integration.platform.history import CUSTOMERS, ONE_DEPOSIT, write_history
 from tests.integration.platform.stage import Process, Stage
 
@@ -93,12 +93,10 @@ class Books:
         async with self.owner() as owner:
             await owner.execute(ONE_DEPOSIT)
 
-    async def verify(
-        self, *, full: bool, anew: bool = False, side_by_side: int = 1, turn: Turn | None = None
-    ) -> Reconciliation:
+    async def verify(self, *, full: bool, side_by_side: int = 1) -> Reconciliation:
         """One reconciliation."""
         async with self.verifier() as service:
-            return await reconcile(service, full=full, anew=anew, side_by_side=side_by_side, turn=turn)
+            return await reconcile(service, full=full, side_by_side=side_by_side)
 
     async def gate(self) -> tuple[str, str]:
         """Whether the gate is open or shut, and why."""

@@ -20,6 +20,15 @@ class Corruption:
     said: str = ""
 
 
+def _moved(column: str, amount: int) -> str:
+    """Gives one account's snapshot so much more and another's so much less: no total tells."""
+    return (
+        f"update accrual_snapshot set {column} = {column}"  # noqa: S608 - names of our own
+        f" + case account when 'c-000004' then {amount} else -{amount} end"
+        " where hour = {hour} and account in ('c-000004', 'c-000005')"
+    )
+
+
 CORRUPTIONS: Final = {
     "a transfer of one unit more": Corruption(
         statements=("update transfer set amount = amount + 1 where seq = 20",),
@@ -153,6 +162,31 @@ CORRUPTIONS: Final = {
     "a snapshot's balance": Corruption(
         statements=("update accrual_snapshot set balance = balance + 1 where hour = {hour} and account = 'c-000005'",),
         named=(("accrual_snapshot", "{1} c-000005"),),
+    ),
+    "two snapshots' balances, one as much more as the other one less": Corruption(
+        statements=(_moved("balance", 500_000),),
+        named=(("accrual_snapshot", "{1} c-000004"), ("accrual_snapshot", "{1} c-000005")),
+    ),
+    "two snapshots' remainders, one part more and one part less": Corruption(
+        statements=(_moved("remainder", 1),),
+        named=(("accrual_snapshot", "{1} c-000004"), ("accrual_snapshot", "{1} c-000005")),
+    ),
+    "two snapshots, in all that they say": Corruption(
+        statements=(_moved("balance", 500_000), _moved("remainder", 1), _moved("interest", 1)),
+        named=(("accrual_snapshot", "{1} c-000004"), ("accrual_snapshot", "{1} c-000005")),
+    ),
+    "a snapshot under another account's name": Corruption(
+        statements=("update accrual_snapshot set account = 'custody-a' where hour = {hour} and account = 'c-000005'",),
+        named=(("accrual_snapshot", "{1} c-000005"), ("accrual_snapshot", "{1} custody-a")),
+    ),
+    "interest of one account paid to another": Corruption(
+        statements=(
+            """
+            update transfer set credit_account = 'c-000004'
+            where kind = 'interest' and business_at = {hour} + interval '1 hour' and credit_account = 'c-000005'
+            """,
+        ),
+        named=(("accrual_snapshot", "{1} c-000004"), ("accrual_snapshot", "{1} c-000005")),
     ),
     "a settled redemption that is called refused": Corruption(
         statements=(

@@ -5,6 +5,7 @@ import csv
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from system_under_test.storage.database import Database, DatabaseLimits
 from tests.integration.platform.customers import Customer, Reply, log_in, send, until
 from tests.integration.platform.stage import Platform, start_platform
 
+_SUBSCRIPTION = {
+    "endpoint": "https://push.example/a",
+    "keys": {"p256dh": f"B{'A' * 86}", "auth": "A" * 22},
+}
 AUTHENTICATED = [route for route in ROUTES if route.authenticated]
 
 
@@ -74,7 +79,7 @@ async def ask(session: aiohttp.ClientSession, url: str, route: Any, authorizatio
     headers = {"Idempotency-Key": secrets.token_hex(8)} if route.keyed else {}
     if authorization is not None:
         headers["Authorization"] = authorization
-    body = {"amount": 1} if route.body is not None else None
+    body = None if route.body is None else _SUBSCRIPTION if route.operation == "subscribe" else {"amount": 1}
     path = route.path.replace("{id}", "1")
     return await send(session, route.method, f"{url}{path}", json=body, headers=headers)
 
@@ -153,12 +158,14 @@ async def test_a_token_reaches_its_own_account_alone(
     assert credited == mine.account
 
 
+@pytest.mark.parametrize("moved", [timedelta(minutes=-1), timedelta(hours=1)], ids=["over", "the clock was set back"])
 async def test_tries_are_limited_over_all_nodes_and_the_right_password_is_let_in_again(
-    platform: Platform, session: aiohttp.ClientSession, owner: Any
+    platform: Platform, session: aiohttp.ClientSession, owner: Any, moved: timedelta
 ) -> None:
     """Ten wrong passwords over both nodes: the eleventh try is 429 with Retry-After at each, even with the right one.
 
-    When the minute is over (put into the past here) the right password is let in.
+    When the minute is over (put into the past here), or when it begins an hour from now, as after the clock was set
+    back, the right password is let in.
     """
     for number in range(10):
         reply = await try_to_log_in(session, platform, 5, password="wrong", portal=number % 2)
@@ -167,7 +174,7 @@ async def test_tries_are_limited_over_all_nodes_and_the_right_password_is_let_in
         limited = await try_to_log_in(session, platform, 5, portal=portal)
         assert (limited.status, limited.body["type"]) == (429, "too-many-log-ins")
         assert 1 <= int(limited.headers["Retry-After"]) <= 60
-    await owner.execute("update log_in_limit set begun_at = begun_at - interval '1 minute'")
+    await owner.execute("update log_in_limit set begun_at = begun_at + $1", moved)
     assert (await try_to_log_in(session, platform, 5)).status == 201
 
 
@@ -353,13 +360,7 @@ async def test_a_differing_account_stays_unsynchronised_and_is_named(
     """
     wrong, right = await log_in(session, platform, 13), await log_in(session, platform, 14)
 
-    async def add(amount: int) -> None:
-        async with owner.transaction():
-            await owner.execute("alter table account disable trigger account_balance_follows")
-            await owner.execute("update account set balance = balance + $2 where id = $1", wrong.account, amount)
-            await owner.execute("alter table account enable trigger account_balance_follows")
-
-    await add(1)
+    await add(owner, wrong, 1)
     await reopen(owner)
     step = await synchronise(maintenance)
     assert (step["waiting"], step["differing"], step["named"]) == (1, 1, [wrong.account])
@@ -369,10 +370,32 @@ async def test_a_differing_account_stays_unsynchronised_and_is_named(
         "synchronising",
         "current",
     ]
-    await add(-1)
+    await add(owner, wrong, -1)
     await owner.execute("update reopening set checked_at = checked_at - interval '2 seconds'")
     assert (await synchronise(maintenance))["named"] == []
     assert [(await view(one))["state"] for one in (wrong, again)] == ["current", "current"]
+
+
+async def test_a_clock_set_back_does_not_hold_up_the_next_comparison_of_a_differing_account(
+    platform: Platform, session: aiohttp.ClientSession, owner: Any, maintenance: Any
+) -> None:
+    """Puts the last comparison an hour ahead, which is as if the clock had been set back: compared again, at once."""
+    wrong = await log_in(session, platform, 20)
+    await add(owner, wrong, 1)
+    await reopen(owner)
+    assert (await synchronise(maintenance))["named"] == [wrong.account]
+    await add(owner, wrong, -1)
+    await owner.execute("update reopening set checked_at = checked_at + interval '1 hour'")
+    assert (await synchronise(maintenance))["named"] == []
+    assert (await view(wrong))["state"] == "current"
+
+
+async def add(owner: Any, customer: Customer, amount: int) -> None:
+    """Changes a cached balance as nobody may."""
+    async with owner.transaction():
+        await owner.execute("alter table account disable trigger account_balance_follows")
+        await owner.execute("update account set balance = balance + $2 where id = $1", customer.account, amount)
+        await owner.execute("alter table account enable trigger account_balance_follows")
 
 
 async def test_the_synchroniser_works_by_itself_and_shows_the_lag(
@@ -445,14 +468,16 @@ async def running_synchroniser(
         await database.close()
 
 
+@pytest.mark.parametrize("moved", [timedelta(minutes=-1), timedelta(hours=1)], ids=["over", "the clock was set back"])
 async def test_what_has_expired_is_removed(
-    platform: Platform, session: aiohttp.ClientSession, owner: Any, maintenance: Any
+    platform: Platform, session: aiohttp.ClientSession, owner: Any, maintenance: Any, moved: timedelta
 ) -> None:
-    """Puts a session's end and a limit's minute into the past: both rows go, those in force stay."""
+    """Puts a session's end into the past, and a limit's minute into the past or the future: both go, others stay."""
+    await owner.execute("delete from session where account = 'c-000017'")
     over, stays = await log_in(session, platform, 16), await log_in(session, platform, 16)
     await try_to_log_in(session, platform, 16, password="wrong")
     await owner.execute("update session set expires_at = now() where token_hash = $1", hash_token(over.token))
-    await owner.execute("update log_in_limit set begun_at = begun_at - interval '1 minute'")
+    await owner.execute("update log_in_limit set begun_at = begun_at + $1", moved)
     assert await maintenance.fetchval("select forget_expired(5000)") >= 3
     assert await owner.fetchval("select count(*) from log_in_limit") == 0
     left = await owner.fetch("select token_hash from session where account = $1", over.account)
