@@ -88,7 +88,7 @@ def shrink(run_dir: str, *, runs: int, failing: int, minutes: float | None, runs
 
     A part counts as failing when enough of its runs fail in the way the stored one did. Stopped early, by Ctrl-C or
     --minutes, it prints the smallest one found until then. Exit codes: 1 found (it fails), 2 the run did not fail
-    again or the time was up, 130/143 interrupted.
+    again or the time was up before, 130/143 interrupted.
     """
     from chaos.swarm.shrinking import Odds, Search, StoppedError
     from chaos.swarm.stored import read_stored

@@ -60,6 +60,7 @@ def _results(bench: Bench) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()][1:]
 
 
+@pytest.mark.timeout(240)
 def test_a_failing_seed_is_found_kept_and_repeated(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     """The deadly seed, interrupted in the next; the same command has nothing to do for what is finished; a replay."""
     path = bench.folder / "swarm.yaml"
@@ -68,7 +69,6 @@ def test_a_failing_seed_is_found_kept_and_repeated(bench: Bench, capsys: pytest.
     seed = next(seed for seed in range(1000) if _deadly(drawn.experiment(seed)[0]))
     process = bench.start("swarm", path, "--seeds", "2", "--first-seed", str(seed))
     with _killed_at_the_end(process):
-        await_event(process, bench, lambda event: event.kind == "run.ended")
         await_event(process, bench, lambda event: _second(bench) and event.kind == "fault.effect")
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
