@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from chaos.cli import execute
 from chaos.toxiproxy.server import Settings, serving
 from tests.benchmarks.measure import proportional_set_size_bytes
 from tests.integration.toxiproxy.client import Client
@@ -99,7 +100,7 @@ def test_a_bad_request_to_the_interface_harms_nobody_else(server: Client, reques
         with contextlib.suppress(ConnectionError):
             peer.sendall(request_text)
         assert server.ask("GET", "/version").status == 200
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # it may have closed already
             peer.shutdown(socket.SHUT_WR)
             assert b"Traceback" not in peer.recv(65536)
     assert server.ask("GET", "/version").status == 200
@@ -150,6 +151,15 @@ async def test_the_same_seed_chooses_the_same_connections() -> None:
     assert set(first) == {b"fo", b"four"}
     assert await chosen(1) == first
     assert await chosen(2) != first
+
+
+def test_a_port_in_use_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """What to do about it as well; exit code 2 as for everything that the machine lacks."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert execute(["toxiproxy", "-host", "127.0.0.1", "-port", address.rpartition(":")[2]]) == 2
+
+    assert f"{address}: bind: address already in use; choose others with --host and --port" in capsys.readouterr().err
 
 
 @pytest.mark.prove
