@@ -35,6 +35,7 @@ delaying: st.SearchStrategy[Toxic] = st.one_of(
 shares = st.sampled_from((0.0, 0.5, 1.0))
 stacks = st.lists(st.tuples(delaying, shares), max_size=4)
 data = st.binary(min_size=1, max_size=400)  # a socket never reads nothing
+small = st.binary(min_size=1, max_size=30)  # so that a limit is often reached by several
 Step = Callable[[Passage], None]
 
 
@@ -140,8 +141,8 @@ def test_any_stream_through_any_delaying_toxics_arrives_unchanged_and_in_order(
 @given(
     stacks,
     stacks,
-    st.integers(-1, 600),
-    st.lists(st.one_of(st.builds(send, data), st.builds(wait, st.integers(0, 99)))),
+    st.integers(-1, 60),
+    st.lists(st.one_of(st.builds(send, small), st.builds(wait, st.integers(0, 99))), min_size=2, max_size=12),
 )
 def test_with_a_limit_exactly_the_prefix_arrives(
     before: list[tuple[Toxic, float]], behind: list[tuple[Toxic, float]], limit_bytes: int, story: list[Step]
@@ -171,6 +172,19 @@ def test_a_limit_goes_on_counting_when_it_is_started_over(limit_bytes: int, chun
     play(passage, [])
 
     assert passage.received == b"".join(chunks)[:limit_bytes]
+
+
+def test_a_limit_counts_what_has_passed_before_it_was_started_over() -> None:
+    """6 of 10 bytes have passed: 4 of the next 6 still do."""
+    limit = installed(LimitData(limit_bytes=10))
+    passage = Passage([limit])
+    passage.send(b"abcdef")
+    assert passage.received == b"abcdef"
+    passage.link.update(limit)
+    passage.send(b"ghijkl")
+
+    assert passage.received == b"abcdefghij"
+    assert passage.ending is Ending.CLOSE
 
 
 def test_latency_delays_every_chunk_from_its_own_arrival() -> None:
