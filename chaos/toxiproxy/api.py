@@ -21,6 +21,8 @@ VERSION: Final = "2.12.0"
 """The version of the original that is spoken."""
 _BODY_LIMIT_BYTES: Final = 8 * 1024 * 1024
 _HEADER_LIMIT_BYTES: Final = 1024 * 1024
+_SHUTDOWN_S: Final = 5.0
+"""So long an answer that is under way may take when the server ends."""
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 
@@ -44,6 +46,7 @@ def runner(app: web.Application) -> web.AppRunner:
         access_log=None,
         max_line_size=_HEADER_LIMIT_BYTES,
         max_field_size=_HEADER_LIMIT_BYTES,
+        shutdown_timeout=_SHUTDOWN_S,
         handle_signals=False,
     )
 

@@ -123,6 +123,9 @@ class Collection:
         proxy = self.get(name)
         wanted = _take(_parse(body), PROXY, whole="toxiproxy.Proxy", struct="Proxy")
         async with self._changing:
+            if self.proxies.get(name) is not proxy:
+                # Deleted or replaced meanwhile: it must not be started again.
+                raise RefusalError(404, "proxy not found")
             change = partial(
                 proxy.update,
                 listen=wanted.get("listen", proxy.listen),

@@ -7,7 +7,6 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import structlog
 from aiohttp import web
@@ -18,8 +17,6 @@ from chaos.toxiproxy.api import build_app, runner
 from chaos.toxiproxy.collection import Collection, RefusalError
 
 log = structlog.get_logger()
-
-_SHUTDOWN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

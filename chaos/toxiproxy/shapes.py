@@ -35,7 +35,6 @@ class Kind(Enum):
     BOOL = "bool"
     INT64 = "int64"
     FLOAT32 = "float32"
-    ANY = "any"
 
 
 PROXY: Final = {"name": Kind.STRING, "listen": Kind.STRING, "upstream": Kind.STRING, "enabled": Kind.BOOL}
@@ -104,7 +103,7 @@ def member(value: Value, name: str) -> Value:
 def _convert(value: Value, wanted: Kind) -> Any:
     """The value as the field holds it; the error is what Go calls the value."""
     match wanted, value:
-        case (Kind.STRING, str()) | (Kind.BOOL, bool()) | (Kind.ANY, _):
+        case (Kind.STRING, str()) | (Kind.BOOL, bool()):
             return value
         case Kind.INT64, Number(text):
             if not text.lstrip("-").isdigit() or not -_LARGEST_INT64 - 1 <= int(text) <= _LARGEST_INT64:
