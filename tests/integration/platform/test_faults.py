@@ -34,7 +34,12 @@ async def settle(platform: Platform, portal: Process) -> None:
 
 def retries(balancer: Process) -> int:
     """How many tries the balancer has made beyond the first."""
-    text = get(int(balancer.environment["HOLDFAST_PORT_ADMIN"]), "/stats?filter=cluster.portal.upstream_rq_retry$")[1]
+    return counted(balancer, "upstream_rq_retry")
+
+
+def counted(balancer: Process, name: str) -> int:
+    """What the balancer has counted of its portals so far."""
+    text = get(int(balancer.environment["HOLDFAST_PORT_ADMIN"]), f"/stats?filter=cluster.portal.{name}$")[1]
     return int(text.decode().split(":")[1])
 
 
@@ -205,18 +210,21 @@ async def test_a_later_try_never_promises_that_nothing_happened(
 async def test_no_node_left_is_said_at_once_and_honestly(
     platform: Platform, stage: Stage, session: aiohttp.ClientSession
 ) -> None:
-    """All nodes drain: 503 with Retry-After and a problem document, from the balancer, without waiting."""
-    node = stage.add_portal("portal-1", platform.postgres, DRAIN_SECONDS="3")
+    """All nodes drain: 503 with Retry-After and a problem document, from the balancer, without waiting.
+
+    What had waited for a node would not be counted as one for which there was none, and would be 504 at its time limit.
+    """
+    node = stage.add_portal("portal-1", platform.postgres, DRAIN_SECONDS="60")
     await asyncio.to_thread(await_ready, node)
     balancer = await asyncio.to_thread(stage.add_balancer, "balancer", [node])
     url = balancer.outputs()["url"]
     node.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         reply = await until(lambda: send(session, "GET", f"{url}/v1/status"), lambda reply: reply.status != 200)
     assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
     assert reply.headers["Content-Type"] == "application/problem+json"
     assert reply.body["status"] == 503
-    assert reply.took_s < 1.5, "half of the route's time limit: it did not wait for a node to come back"
+    assert counted(balancer, "upstream_cx_none_healthy") == 1
 
 
 async def test_no_node_left_after_a_try_was_sent_promises_nothing(
@@ -239,19 +247,19 @@ async def test_a_draining_node_says_so_and_still_serves(
     platform: Platform, stage: Stage, session: aiohttp.ClientSession
 ) -> None:
     """After SIGTERM /readyz is 503 with the balancer's marks, orders are still taken, connections end with answers."""
-    node = stage.add_portal("portal-1", platform.postgres, DRAIN_SECONDS="1.5")
+    node = stage.add_portal("portal-1", platform.postgres, DRAIN_SECONDS="60")
     await asyncio.to_thread(await_ready, node)
     url = f"http://127.0.0.1:{node.port}"
     saver = await log_in(session, platform, 9, url=url)
     node.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         readiness = await until(lambda: send(session, "GET", f"{url}/readyz"), lambda reply: reply.status != 200)
     assert (readiness.status, readiness.body["type"]) == (503, "draining")
     assert (readiness.headers["Retry-After"], readiness.headers["x-envoy-ratelimited"]) == ("1", "true")
     order = await saver.order("deposits", {"amount": 1})
     assert (order.status, order.headers["Connection"]) == (201, "close")
     assert node.running is not None
-    assert await asyncio.to_thread(node.running.wait, 10) == 0
+    assert node.running.poll() is None, "it has ended before its time to drain was over"
 
 
 async def test_a_node_that_is_ready_but_fails_is_put_out(

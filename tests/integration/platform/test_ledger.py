@@ -204,7 +204,7 @@ async def test_a_second_try_waits_for_a_first_one_that_is_under_way(platform: Pl
 
 async def test_a_hung_transaction_of_the_portal_is_ended_within_its_limit(platform: Platform) -> None:
     """Opens a transaction as the portal's role and says nothing more: the database ends it by itself."""
-    async with connected(platform, PORTAL) as portal, asyncio.timeout(2):
+    async with connected(platform, PORTAL) as portal, asyncio.timeout(30):
         await portal.execute("begin")
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         portal.add_termination_listener(lambda _connection: ended.set_result(None))
