@@ -11,18 +11,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from system_under_test.domain.web_push import Receiver, decode64, encode64
 
 ENDPOINT_MAX: Final = 1024
+_HOST_MAX: Final = 253
+# As the name service has it: labels of 1 to 63 characters.
+_LABEL: Final = r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?"
+_NAME: Final = rf"{_LABEL}(\.{_LABEL})*"
 # https, or http to this machine; no user, no fragment, nothing that could end a line.
 ENDPOINT_PATTERN: Final = (
-    r"^(https://[0-9a-z](-?[0-9a-z]|\.[0-9a-z]){0,200}|http://127\.0\.0\.1)(:[1-9][0-9]{0,4})?"
+    rf"^(https://{_NAME}|http://127\.0\.0\.1)(:[1-9][0-9]{{0,4}})?"
     r"/[0-9A-Za-z._~:/?\[\]@!$&'()*+,;=%-]*$"
 )
 P256DH_PATTERN: Final = r"^B[A-P][0-9A-Za-z_-]{84}[AEIMQUYcgkosw048]$"
 AUTH_PATTERN: Final = r"^[0-9A-Za-z_-]{21}[AQgw]$"
 TTL_LEAST_S: Final = 24 * 3600
 TTL_MOST_S: Final = 28 * 24 * 3600
-_HOST: Final = re.compile(
-    r"(?P<any>\*\.)?(?P<host>[0-9a-z](-?[0-9a-z]|\.[0-9a-z]){0,200})(:(?P<port>[1-9][0-9]{0,4}))?"
-)
+_HOST: Final = re.compile(rf"(?P<any>\*\.)?(?P<host>{_NAME})(:(?P<port>[1-9][0-9]{{0,4}}))?")
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -73,7 +75,7 @@ class Host:
             ValueError: it is none of these.
         """
         match = _HOST.fullmatch(text)
-        if match is None or int(match["port"] or 1) > 65535:
+        if match is None or int(match["port"] or 1) > 65535 or len(match["host"]) > _HOST_MAX:
             raise ValueError(f"expected a host as push.example.net, *.example.net or 127.0.0.1:2580, got {text!r}")
         port = int(match["port"]) if match["port"] else None
         return cls(name=match["host"], port=port, below=match["any"] is not None)
@@ -115,7 +117,8 @@ def may_be_sent_to(endpoint: str, hosts: tuple[Host, ...]) -> bool:
         port = parts.port or _PORTS[parts.scheme]
     except ValueError:  # a port beyond 65535
         return False
-    return any(host.holds(parts.hostname or "", port) for host in hosts)
+    name = parts.hostname or ""
+    return len(name) <= _HOST_MAX and any(host.holds(name, port) for host in hosts)
 
 
 def read_hosts(text: str) -> tuple[Host, ...]:
@@ -129,8 +132,6 @@ def read_hosts(text: str) -> tuple[Host, ...]:
 
 PushHosts = Annotated[tuple[Host, ...], BeforeValidator(read_hosts)]
 """A setting that lists them."""
-LOOPBACK: Final = (Host(name="127.0.0.1", port=None, below=False),)
-"""Whatever listens on this machine: for the reference platform, whose push service does."""
 
 
 def ttl_s(planned_end: datetime, now: datetime) -> int:

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     GONE = "gone"  # the address is none any more
     LOST = "lost"  # the connection was lost before the provider could have taken the notice
     UNANSWERED = "unanswered"  # handed over, and no answer: the provider may have taken it
+    UNEXPECTED = "unexpected"  # an error that nobody foresaw: a fault of ours
 
 
 class Result(StrEnum):
@@ -33,13 +34,15 @@ class Result(StrEnum):
 class Outcome:
     """What became of one notice; `reason` is None where nothing failed, `detail` is for people.
 
-    `wait_s` is for how long the provider asked to be left alone, 0 where it did not.
+    `wait_s` is for how long the provider asked to be left alone, 0 where it did not; `error` is one that nobody
+    foresaw.
     """
 
     result: Result
     reason: Reason | None = None
     detail: str = ""
     wait_s: float = 0.0
+    error: Exception | None = None
 
 
 SENT: Final = Outcome(result=Result.SENT)
@@ -48,7 +51,10 @@ NOT_TRIED: Final = Outcome(result=Result.NOT_TRIED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A notice that is ours to send until its claim runs out; `number` is the claim's token."""
+    """A notice that is ours to send until its claim runs out; `number` is the claim's token.
+
+    `failures` are all tries that failed, `refusals` those of them that were for the address.
+    """
 
     id: int
     number: int
@@ -56,6 +62,7 @@ class Claim:
     account: str
     address: str
     plan: Plan
+    refusals: int = 0
 
 
 class ProviderError(Exception):
@@ -96,6 +103,10 @@ class Channel(Protocol):
     @property
     def name(self) -> str:
         """As in `notice.channel`."""
+
+    @property
+    def one_provider(self) -> bool:
+        """Whether all notices go to the same provider, so that one that fails is a reason to try none."""
 
     def connection(self) -> Connection:
         """A new connection, not open yet."""

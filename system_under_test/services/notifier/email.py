@@ -19,8 +19,13 @@ from typing import Final
 
 from system_under_test.domain.notices import Plan, compose, message_id
 from system_under_test.services.notifier.channel import SENT, Claim, Outcome, ProviderError, Reason, Result
+from system_under_test.services.notifier.limit import Limit, dial, shut
 
 NAME: Final = "email"
+# The longest that connecting and saying hello may take, a mail, and a goodbye, in answers of the provider.
+OPEN_ANSWERS: Final = 2
+MAIL_ANSWERS: Final = 3
+_QUIT_ANSWERS: Final = 1
 # What goes into a header as it is: nothing that could end one, or the command that carries it.
 _ADDRESS: Final = re.compile(r"[!-;=?-~]{1,200}@[0-9A-Za-z.-]{1,253}")
 _PLANS_KEPT: Final = 16
@@ -30,17 +35,26 @@ _POLICY: Final = SMTP.clone(cte_type="7bit", max_line_length=998)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Email:
-    """The channel: a provider's address, the sender that mails come from, and how long each answer may take."""
+    """The channel: a provider's address, the sender that mails come from, and how long each answer may take.
+
+    Connecting takes two answers' time at most, a mail three, however the provider spreads it.
+    """
 
     host: str
     port: int
     sender: str
     timeout_s: float
     name: str = NAME
+    one_provider: bool = True
 
     def connection(self) -> "EmailConnection":
         """A connection that is not open yet."""
         return EmailConnection(self)
+
+
+class _Client(smtplib.SMTP):
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        return dial(host, port, within_s=timeout)
 
 
 class EmailConnection:
@@ -50,7 +64,7 @@ class EmailConnection:
         self._channel = channel
         self._domain = channel.sender.rpartition("@")[2]
         # The own name is given: smtplib would ask the name service for it, which may take long.
-        self._client = smtplib.SMTP(local_hostname=self._domain, timeout=channel.timeout_s)
+        self._client = _Client(local_hostname=self._domain, timeout=channel.timeout_s)
         self._usable = False
 
     def open(self) -> None:
@@ -61,10 +75,11 @@ class EmailConnection:
         """
         host, port = self._channel.host, self._channel.port
         try:
-            code, text = self._client.connect(host, port)
-            if code != 220:
-                raise ProviderError(Reason.REFUSED, f"greeted with {_said(code, text)}")
-            self._client.ehlo_or_helo_if_needed()
+            with Limit(OPEN_ANSWERS * self._channel.timeout_s, self.abort):
+                code, text = self._client.connect(host, port)
+                if code != 220:
+                    raise ProviderError(Reason.REFUSED, f"greeted with {_said(code, text)}")
+                self._client.ehlo_or_helo_if_needed()
         except smtplib.SMTPResponseException as error:
             raise ProviderError(Reason.REFUSED, f"EHLO: {_said(error.smtp_code, error.smtp_error)}") from error
         except (OSError, smtplib.SMTPException) as error:
@@ -81,6 +96,10 @@ class EmailConnection:
         if _ADDRESS.fullmatch(claim.address) is None:
             return Outcome(result=Result.ADDRESS_REFUSED, reason=Reason.ADDRESS, detail="not an address for SMTP")
         content = render(claim, sender=self._channel.sender, domain=self._domain, now=datetime.now(UTC))
+        with Limit(MAIL_ANSWERS * self._channel.timeout_s, self.abort):
+            return self._deliver(claim, content)
+
+    def _deliver(self, claim: Claim, content: bytes) -> Outcome:
         handed_over = False
         try:
             refused = self._envelope(claim.address)
@@ -103,14 +122,11 @@ class EmailConnection:
     def abort(self) -> None:
         """Shuts the socket down under whoever waits for it."""
         self._usable = False
-        waiting: socket.socket | None = self._client.sock
-        if waiting is not None:
-            with suppress(OSError):
-                waiting.shutdown(socket.SHUT_RDWR)
+        shut(self._client.sock)
 
     def close(self) -> None:
         """QUIT where the conversation is in order; the socket is closed in any case."""
-        with suppress(OSError, smtplib.SMTPException):
+        with suppress(OSError, smtplib.SMTPException), Limit(_QUIT_ANSWERS * self._channel.timeout_s, self.abort):
             if self._usable:
                 self._client.quit()
         self._client.close()

@@ -49,7 +49,12 @@ class Line:
             self.close()
             # Known before it is open, so that it can be hung up.
             self._connection, self._worked = self._channel.connection(), False
-            self._connection.open()
+            try:
+                self._connection.open()
+            except ProviderError:
+                raise
+            except Exception as error:  # whatever it is, it must not end the other channels
+                raise ProviderError(Reason.UNEXPECTED, _told(error)) from error
         return self._connection
 
     def send(self, claims: Sequence[Claim], *, until_s: float) -> Sent:
@@ -63,7 +68,7 @@ class Line:
                 outcomes.append((claim, NOT_TRIED))
                 continue
             try:
-                last = self._connect_again(last).send(claim)
+                last = self._try(self._connect_again(last), claim)
             except ProviderError as error:
                 problem = error
                 outcomes.append((claim, NOT_TRIED))
@@ -71,7 +76,7 @@ class Line:
             outcomes.append((claim, last))
             self._worked = self._worked or last.result is Result.SENT
             failures = 0 if last.result is Result.SENT else failures + 1
-            if failures >= FAILURES_IN_A_ROW:
+            if self._channel.one_provider and failures >= FAILURES_IN_A_ROW:
                 problem = ProviderError(last.reason or Reason.REFUSED, f"{failures} in a row: {last.detail}")
         return Sent(outcomes=outcomes, problem=problem)
 
@@ -86,6 +91,16 @@ class Line:
             self._connection.close()
             self._connection = None
 
+    def _try(self, connection: Connection, claim: Claim) -> Outcome:
+        """What became of one notice; an error that nobody foresaw is its outcome, and costs the others nothing."""
+        try:
+            return connection.send(claim)
+        except Exception as error:  # noqa: BLE001 - customers must not find one that ends the process
+            # Nobody knows in which state that left it.
+            self.hang_up()
+            self.close()
+            return Outcome(result=Result.UNKNOWN, reason=Reason.UNEXPECTED, detail=_told(error), error=error)
+
     def _connect_again(self, last: Outcome) -> Connection:
         """The connection; a new one where the old one had worked: a provider that never does needs rest.
 
@@ -95,3 +110,7 @@ class Line:
         if self._connection is not None and not self._connection.usable and not self._worked:
             raise ProviderError(last.reason or Reason.LOST, last.detail or "the connection was lost")
         return self.connect()
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from system_under_test.domain import p256
-from system_under_test.domain.push import LOOPBACK, PushHosts
+from system_under_test.domain.push import PushHosts
 from system_under_test.domain.web_push import encode64
 from system_under_test.services.notifier.channel import Channel
 from system_under_test.services.notifier.email import Email
@@ -55,7 +55,7 @@ class NotifierSettings(ServiceSettings):
         default="notices@savings.example", alias="NOTICE_SENDER"
     )
     connections: Annotated[int, Field(ge=1, le=32)] = Field(default=4, alias="SMTP_CONNECTIONS")
-    # For each answer of the provider.
+    # For each answer of the provider; a mail takes three times as long at most, connecting twice.
     timeout_s: Annotated[float, Field(gt=0, le=300)] = Field(default=10.0, alias="SMTP_TIMEOUT_SECONDS")
     # How long the notices of a notifier that died are left alone.
     claim_s: Annotated[float, Field(gt=0, le=3600)] = Field(default=120.0, alias="NOTICE_CLAIM_SECONDS")
@@ -63,13 +63,14 @@ class NotifierSettings(ServiceSettings):
     data_dir: ExistingFolder = Field(alias="HOLDFAST_DATA_DIR")
     # Whom customers subscribe to: the same for all notifiers of a platform.
     key_file: FileToBe | None = Field(default=None, alias="VAPID_KEY_FILE")
-    push_hosts: PushHosts = Field(default=LOOPBACK, alias="PUSH_HOSTS")
+    push_hosts: PushHosts = Field(default=(), alias="PUSH_HOSTS")
     push_connections: Annotated[int, Field(ge=1, le=32)] = Field(default=2, alias="PUSH_CONNECTIONS")
     push_timeout_s: Annotated[float, Field(gt=0, le=300)] = Field(default=10.0, alias="PUSH_TIMEOUT_SECONDS")
 
     @model_validator(mode="after")
     def _a_claim_outlasts_a_try(self) -> Self:
-        # A mail is begun in the first half of its claim, and is five answers long at most.
+        # A notice is begun in the first half of its claim, and takes five answers' time at most, a new connection for
+        # it included (`email.OPEN_ANSWERS` and `MAIL_ANSWERS`; `push.MESSAGE_ANSWERS`): but for the name service.
         for name, timeout_s in (("SMTP", self.timeout_s), ("PUSH", self.push_timeout_s)):
             if self.claim_s < _ANSWERS_IN_A_CLAIM * timeout_s:
                 raise ValueError(
@@ -99,8 +100,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         " notifier's role), NOTICE_SENDER and NOTICE_CLAIM_SECONDS; for e-mail SMTP_URL (any SMTP server,"
         " smtp://host:port), SMTP_CONNECTIONS and SMTP_TIMEOUT_SECONDS; for web push VAPID_KEY_FILE (default"
         f" {KEY_FILE} in HOLDFAST_DATA_DIR; made at the first start, the same for all notifiers), PUSH_HOSTS (the push"
-        " services that may be sent to: hosts with commas, as push.example.net or *.example.net), PUSH_CONNECTIONS and"
-        " PUSH_TIMEOUT_SECONDS.",
+        " services that may be sent to: hosts with commas, as push.example.net or *.example.net; by default none,"
+        " and nothing is pushed), PUSH_CONNECTIONS and PUSH_TIMEOUT_SECONDS.",
     ).parse_args(arguments)
     settings = read_settings(NotifierSettings, environment)
     private_key = open_key(settings.key_file or settings.data_dir / KEY_FILE, P256)
@@ -123,11 +124,17 @@ async def _work(service: Service, settings: NotifierSettings, private_key: bytes
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_show_states(service, metrics))
         tasks.create_task(sender(settings.email(), settings.connections).run())
-        if await _has_the_key(service, encode64(p256.public_key(private_key))):
+        if not settings.push_hosts:
+            service.log.warning(
+                "push.off",
+                problem="PUSH_HOSTS is not set: this notifier sends by e-mail only, and leaves messages for devices to"
+                " others",
+            )
+        elif await _has_the_key(service, metrics, encode64(p256.public_key(private_key))):
             tasks.create_task(sender(settings.push(private_key), settings.push_connections).run())
 
 
-async def _has_the_key(service: Service, public_key: str) -> bool:
+async def _has_the_key(service: Service, metrics: NotifierMetrics, public_key: str) -> bool:
     """Publishes our key; whether it is the one in force, which alone push services take messages of."""
     subscriptions = PushSubscriptions(service.database)
     while not service.stopping.is_set():
@@ -137,6 +144,7 @@ async def _has_the_key(service: Service, public_key: str) -> bool:
         if in_force == public_key:
             return True
         if in_force is not None:
+            metrics.foreign_key.set(1)
             service.log.error(
                 "push.foreign_key",
                 public_key=public_key,

@@ -26,6 +26,11 @@ class NotifierMetrics:
         self.connections = Gauge(
             "savings_notice_connections", "Connections to providers that are open, or being opened.", registry=registry
         )
+        self.foreign_key = Gauge(
+            "savings_push_foreign_key",
+            "1 while customers have subscribed with another key than this notifier's, which sends by e-mail only then.",
+            registry=registry,
+        )
         for state in STATES:
             self.notices.labels(state)
         for reason in Reason:

@@ -16,6 +16,9 @@ _WORDS: Final = {
     Result.UNKNOWN: "unknown",
     Result.GONE: "gone",
 }
+# What an address is that was refused for good. A device's is forgotten: its customer was told by mail, and one who
+# chose an address that nobody takes messages for must not hold up a window.
+_GIVEN_UP: Final = {"email": "undeliverable", "push": "gone"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,7 @@ class Outbox:
                 id=row["id"],
                 number=row["claim"],
                 failures=row["failures"],
+                refusals=row["refusals"],
                 account=row["account"],
                 address=row["address"],
                 plan=Plan(
@@ -76,7 +80,7 @@ class Outbox:
             "select mark_notices_failed($1, $2, $3, $4, $5)",
             [claim.id for claim, _ in failed],
             [claim.number for claim, _ in failed],
-            [_word(claim, outcome) for claim, outcome in failed],
+            [self._word(claim, outcome) for claim, outcome in failed],
             [outcome.detail for _, outcome in failed],
             [self._wait_s(claim, outcome) for claim, outcome in failed],
         )
@@ -86,9 +90,8 @@ class Outbox:
             return 0.0
         return max(outcome.wait_s, retry_after_s(claim.failures + 1, jitter_ratio=self._random.random()))
 
-
-def _word(claim: Claim, outcome: Outcome) -> str:
-    """The outcome in the outbox's words."""
-    if outcome.result is Result.ADDRESS_REFUSED:
-        return "undeliverable" if claim.failures + 1 >= ADDRESS_TRIES else "refused"
-    return _WORDS[outcome.result]
+    def _word(self, claim: Claim, outcome: Outcome) -> str:
+        """The outcome in the outbox's words."""
+        if outcome.result is Result.ADDRESS_REFUSED:
+            return _GIVEN_UP[self._channel] if claim.refusals + 1 >= ADDRESS_TRIES else "address"
+        return _WORDS[outcome.result]

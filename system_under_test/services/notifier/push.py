@@ -1,7 +1,8 @@
 """Notices by web push (RFC 8030): one POST each to the push service that the customer's browser chose.
 
 connect -> POST -> answer       201, 202: taken        404, 410: no such subscription any more
-            |       |           429, 503: not now, perhaps with a time; other services are not kept waiting for it
+            |       |           429, 5xx: not now, perhaps with a time; other services are not kept waiting for it
+            |       |           others:   not this subscription; after some tries it is given up
             |       '--- a loss from here on: perhaps sent
             '----------- a loss up to here: certainly not
 
@@ -15,30 +16,36 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from system_under_test.domain.notices import push_text, topic
+from system_under_test.domain.notices import push_text, retry_after_s, topic
 from system_under_test.domain.push import Address, Host, may_be_sent_to, ttl_s
 from system_under_test.domain.web_push import authorization, encrypt, new_sender
 from system_under_test.services.notifier.channel import SENT, Claim, Outcome, Reason, Result
+from system_under_test.services.notifier.limit import Limit, dial, shut
+from system_under_test.services.notifier.line import FAILURES_IN_A_ROW
 
 NAME: Final = "push"
 RETRY_AFTER_MOST_S: Final = 300.0
 """A service that wants to be left alone for longer is asked again nevertheless: a notice has to be in time."""
 UNREACHABLE_FOR_S: Final = 0.5
 """For how long a service that could not be reached is not tried."""
+MESSAGE_ANSWERS: Final = 3
+"""The longest that one message may take, from connecting to the end of the answer, in timeouts."""
 _TOKEN_S: Final = 12 * 3600
 _TOKEN_LEFT_S: Final = 6 * 3600
 _ORIGINS_MAX: Final = 256
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _TAKEN: Final = range(200, 300)
 _GONE: Final = frozenset({404, 410})
-# Of the subscription or the message, not of the service as a whole: a redirection is one, because it is not followed.
-_ADDRESS_AT_FAULT: Final = frozenset({*range(300, 400), 400, 403, 405, 413, 414, 415, 422})
+# Not now; 5xx besides. All else is of the subscription or the message, not of the service as a whole: a redirection,
+# because it is not followed; 401 and 403, because the subscription may be for another key than ours.
+_OF_THE_SERVICE: Final = frozenset({Result.SENT, Result.REFUSED, Result.UNKNOWN})
+_BUSY: Final = frozenset({408, 421, 425, 429})
+_NO_SUCH_HOST: Final = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +65,12 @@ class Push:
     hosts: tuple[Host, ...]
     timeout_s: float
     name: str = NAME
+    one_provider: bool = False
     _tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _tokens: dict[str, tuple[str, float]] = field(default_factory=dict)
     _rests: dict[str, Rest] = field(default_factory=dict)
+    _failures: dict[str, int] = field(default_factory=dict)
 
     def connection(self) -> "PushConnection":
         """A connection that has nothing to open: which service it is for, each message says."""
@@ -71,8 +80,8 @@ class Push:
         """A connection to a push service, not connected yet."""
         host, port = service.hostname or "", service.port
         if service.scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=self.timeout_s, context=self._tls)
-        return http.client.HTTPConnection(host, port, timeout=self.timeout_s)
+            return _Encrypted(host, port, timeout_s=self.timeout_s, tls=self._tls)
+        return _Plain(host, port, timeout_s=self.timeout_s)
 
     def authorization(self, origin: str, now_s: float) -> str:
         """The header for a service; signed anew twice a day."""
@@ -93,12 +102,54 @@ class Push:
         rest = self._rests.get(origin)
         return rest.outcome if rest is not None and time.monotonic() < rest.until_s else None
 
-    def leave_alone(self, origin: str, outcome: Outcome, for_s: float) -> Outcome:
-        """Notes that a service is not to be tried for a while; gives the outcome."""
+    def concluded(self, origin: str, outcome: Outcome) -> Outcome:
+        """Notes what a message to a service came to, after which that one may have to be left alone; gives it back.
+
+        It is when it asks for it, when it cannot be reached, and when it failed too often in a row: longer each time.
+        """
+        if outcome.result not in _OF_THE_SERVICE:
+            return outcome
         with self._lock:
-            _forget_some(self._rests)
-            self._rests[origin] = Rest(until_s=time.monotonic() + for_s, outcome=outcome)
+            if outcome.result is Result.SENT:
+                self._failures.pop(origin, None)
+                return outcome
+            _forget_some(self._failures)
+            self._failures[origin] = failures = self._failures.get(origin, 0) + 1
+            too_many = failures + 1 - FAILURES_IN_A_ROW
+            for_s = max(
+                outcome.wait_s,
+                UNREACHABLE_FOR_S if outcome.reason is Reason.UNREACHABLE else 0.0,
+                retry_after_s(too_many, jitter_ratio=0.0) if too_many > 0 else 0.0,
+            )
+            if for_s:
+                _forget_some(self._rests)
+                self._rests[origin] = Rest(until_s=time.monotonic() + for_s, outcome=_not_even_tried(outcome))
         return outcome
+
+
+class _Plain(http.client.HTTPConnection):
+    def __init__(self, host: str, port: int | None, *, timeout_s: float) -> None:
+        super().__init__(host, port, timeout=timeout_s)
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        self.sock = dial(self.host, self.port, within_s=self._timeout_s)
+
+
+class _Encrypted(_Plain):
+    default_port = http.client.HTTPS_PORT
+
+    def __init__(self, host: str, port: int | None, *, timeout_s: float, tls: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout_s=timeout_s)
+        self._tls = tls
+
+    def connect(self) -> None:
+        super().connect()
+        # In two steps, so that the handshake happens on a socket that is known and can be shut down.
+        self.sock = encrypted = self._tls.wrap_socket(
+            self.sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        encrypted.do_handshake()
 
 
 class PushConnection:
@@ -123,8 +174,7 @@ class PushConnection:
             return Outcome(result=Result.GONE, reason=Reason.GONE, detail="no longer subscribed")
         address = Address.read(claim.address)
         if address is None or not may_be_sent_to(address.endpoint, self._channel.hosts):
-            detail = "not an endpoint of a push service in PUSH_HOSTS"
-            return Outcome(result=Result.ADDRESS_REFUSED, reason=Reason.ADDRESS, detail=detail)
+            return _address_refused("not an endpoint of a push service in PUSH_HOSTS")
         service = urlsplit(address.endpoint)
         origin = f"{service.scheme}://{service.netloc}"
         resting = self._channel.resting(origin)
@@ -133,22 +183,22 @@ class PushConnection:
         try:
             body = encrypt(push_text(claim.plan, account=claim.account), address.receiver, new_sender())
         except ValueError as error:
-            return Outcome(result=Result.ADDRESS_REFUSED, reason=Reason.ADDRESS, detail=str(error))
+            return _address_refused(str(error))
         self._client = client = self._channel.open(service)
         try:
-            return self._post(client, service, origin, claim, body)
+            with Limit(MESSAGE_ANSWERS * self._channel.timeout_s, lambda: shut(client.sock)):
+                outcome = self._post(client, service, origin, claim, body)
         finally:
             client.close()
             self._client = None
+        return self._channel.concluded(origin, outcome)
 
     def abort(self) -> None:
         """Shuts the socket down under whoever waits for it."""
         self._aborted = True
         client = self._client
-        waiting: socket.socket | None = None if client is None else client.sock
-        if waiting is not None:
-            with suppress(OSError):
-                waiting.shutdown(socket.SHUT_RDWR)
+        if client is not None:
+            shut(client.sock)
 
     def close(self) -> None:
         """Nothing is left open between two messages."""
@@ -159,8 +209,11 @@ class PushConnection:
         try:
             client.connect()
         except OSError as error:
-            outcome = Outcome(result=Result.REFUSED, reason=Reason.UNREACHABLE, detail=f"{origin}: {error}")
-            return self._channel.leave_alone(origin, outcome, UNREACHABLE_FOR_S)
+            if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST:
+                return _address_refused(f"{origin}: {error}")
+            return Outcome(result=Result.REFUSED, reason=Reason.UNREACHABLE, detail=f"{origin}: {error}")
+        except ValueError as error:  # a name that the name service cannot have
+            return _address_refused(f"{origin}: {error}")
         now = datetime.now(UTC)
         headers = {
             "Authorization": self._channel.authorization(origin, now.timestamp()),
@@ -173,24 +226,40 @@ class PushConnection:
         }
         path = service.path + (f"?{service.query}" if service.query else "")
         try:
-            client.request("POST", path, body, headers)
+            client.putrequest("POST", path)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                client.putheader(name, value)
+        except (ValueError, http.client.HTTPException) as error:  # a path that HTTP cannot carry; nothing was sent yet
+            return _address_refused(f"{origin}: {error}")
+        try:
+            client.endheaders(body)
             response = client.getresponse()
         except (OSError, http.client.HTTPException) as error:
             detail = f"{origin}: {str(error) or type(error).__name__}"
             return Outcome(result=Result.UNKNOWN, reason=Reason.UNANSWERED, detail=detail)
-        return self._read(response, origin)
+        return _read(response, origin)
 
-    def _read(self, response: http.client.HTTPResponse, origin: str) -> Outcome:
-        status, detail = response.status, f"{origin}: {response.status} {response.reason}"[:300]
-        if status in _TAKEN:
-            return SENT
-        if status in _GONE:
-            return Outcome(result=Result.GONE, reason=Reason.GONE, detail=detail)
-        if status in _ADDRESS_AT_FAULT:
-            return Outcome(result=Result.ADDRESS_REFUSED, reason=Reason.ADDRESS, detail=detail)
+
+def _read(response: http.client.HTTPResponse, origin: str) -> Outcome:
+    status, detail = response.status, f"{origin}: {response.status} {response.reason}"[:300]
+    if status in _TAKEN:
+        return SENT
+    if status in _GONE:
+        return Outcome(result=Result.GONE, reason=Reason.GONE, detail=detail)
+    if status in _BUSY or status // 100 == 5:
         wait_s = _wait_s(response.headers.get("Retry-After", ""))
-        outcome = Outcome(result=Result.REFUSED, reason=Reason.REFUSED, detail=detail, wait_s=wait_s)
-        return self._channel.leave_alone(origin, outcome, wait_s) if wait_s else outcome
+        return Outcome(result=Result.REFUSED, reason=Reason.REFUSED, detail=detail, wait_s=wait_s)
+    return _address_refused(detail)
+
+
+def _address_refused(detail: str) -> Outcome:
+    return Outcome(result=Result.ADDRESS_REFUSED, reason=Reason.ADDRESS, detail=detail)
+
+
+def _not_even_tried(outcome: Outcome) -> Outcome:
+    # Of a message that is kept back, it is certain that nobody took it.
+    reason = Reason.REFUSED if outcome.reason is Reason.UNANSWERED else outcome.reason
+    return replace(outcome, result=Result.REFUSED, reason=reason)
 
 
 def _forget_some(of_origins: dict[str, Any]) -> None:

@@ -143,8 +143,14 @@ class Sender:
                 by_reason.setdefault(outcome.reason, []).append(outcome)
         for reason, outcomes in by_reason.items():
             self._metrics.failures.labels(reason.value).inc(len(outcomes))
+            example = outcomes[0]
             self._service.log.warning(
-                "notices.failed", reason=reason.value, notices=len(outcomes), problem=outcomes[0].detail
+                "notices.failed",
+                channel=self._channel.name,
+                reason=reason.value,
+                notices=len(outcomes),
+                problem=example.detail,
+                exc_info=example.error,
             )
 
     async def _hang_up(self) -> None:

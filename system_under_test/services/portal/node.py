@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from system_under_test.domain.push import LOOPBACK, Host
+from system_under_test.domain.push import Host
 from system_under_test.services.portal.health import Health
 from system_under_test.services.portal.metrics import PortalMetrics
 from system_under_test.services.portal.public_copy import PublicCopy
@@ -24,7 +24,7 @@ class Node:
     health: Health
     metrics: PortalMetrics
     log: structlog.stdlib.BoundLogger
-    push_hosts: tuple[Host, ...] = LOOPBACK
+    push_hosts: tuple[Host, ...] = ()
     draining: bool = False
 
     @property

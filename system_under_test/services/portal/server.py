@@ -15,7 +15,7 @@ import uvloop
 from aiohttp import web
 from pydantic import Field
 
-from system_under_test.domain.push import LOOPBACK, PushHosts
+from system_under_test.domain.push import PushHosts
 from system_under_test.logs import configure_logs
 from system_under_test.services.http_server import SERVER_OPTIONS
 from system_under_test.services.portal.admission import Admission
@@ -62,7 +62,7 @@ class PortalSettings(Settings):
     finish_s: Annotated[float, Field(gt=0, le=60)] = Field(default=5.0, alias="FINISH_SECONDS")
     statement_s: Annotated[float, Field(gt=0, le=60)] = Field(default=2.0, alias="STATEMENT_SECONDS")
     acquire_s: Annotated[float, Field(gt=0, le=60)] = Field(default=1.0, alias="ACQUIRE_SECONDS")
-    push_hosts: PushHosts = Field(default=LOOPBACK, alias="PUSH_HOSTS")
+    push_hosts: PushHosts = Field(default=(), alias="PUSH_HOSTS")
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         "A portal node. Reads HOLDFAST_PORT, HOLDFAST_INSTANCE, DATABASE_URL, VERSION, DATABASE_POOL_SIZE,"
         " MAX_IN_FLIGHT, MAX_BEING_READ, MAX_WAIT_SECONDS, DRAIN_SECONDS, FINISH_SECONDS, STATEMENT_SECONDS,"
         " ACQUIRE_SECONDS and PUSH_HOSTS (the push services that customers may subscribe at: hosts with commas, as"
-        " push.example.net or *.example.net; by default whatever listens on this machine).",
+        " push.example.net or *.example.net; by default none).",
     )
     parser.parse_args(arguments)
     settings = read_settings(PortalSettings, environment)

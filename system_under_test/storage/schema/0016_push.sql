@@ -21,6 +21,8 @@ create table push_key (
 
 alter table notice drop constraint notice_channel_check;
 alter table notice add constraint notice_channel_check check (channel in ('email', 'push'));
+-- How often the address of now was refused: a provider that failed otherwise says nothing about it.
+alter table notice add column refusals integer not null default 0;
 -- Those that have to be told apart when the progress of a plan is asked for: few.
 create index notice_undeliverable on notice (window_id, revision, account)
     where state = 'undeliverable' and channel = 'push';
@@ -90,11 +92,40 @@ begin
 end
 $$;
 
+-- As in 0010. Besides, a notice that is to wait for longer than any notice is asked to (5 minutes; 1 hour where it is
+-- claimed) is due: the wall clock was set back since.
+create or replace function due_notices(p_channel text, p_limit integer) returns bigint
+language plpgsql volatile security definer set search_path = public, pg_temp as $$
+begin
+    update notice n set due_at = now()
+        where n.id in (
+            select m.id from notice m
+            where m.channel = p_channel and m.state in ('waiting', 'claimed') and m.due_at > now() + interval '6 minutes'
+              and (m.state = 'waiting' or m.due_at > now() + interval '61 minutes')
+            for no key update skip locked);
+    return (
+        select count(*) from (
+            select from notice_to_send n where n.channel = p_channel and n.due_at <= now() limit p_limit
+        ) as due);
+end
+$$;
+
+-- As in 0010, with a bound for the same reason.
+create or replace view notice_to_send as
+    select n.* from notice n
+    where n.state in ('waiting', 'claimed')
+      and not exists (
+          select from notice o
+          where o.window_id = n.window_id and o.account = n.account and o.channel = n.channel
+            and o.revision < n.revision and o.state = 'withdrawn' and o.perhaps_sent
+            and o.due_at > now() and o.due_at <= now() + interval '61 minutes');
+
 -- As in 0010. Of a push notice the address is that of now: the customer may have another device since it was planned;
--- it is empty where there is none any more.
-create or replace function claim_notices(p_channel text, p_limit integer, p_seconds double precision)
+-- it is empty where there is none any more. `refusals` are those of this address.
+drop function claim_notices(text, integer, double precision);
+create function claim_notices(p_channel text, p_limit integer, p_seconds double precision)
 returns table (
-    id bigint, claim integer, failures integer, account text, address text,
+    id bigint, claim integer, failures integer, refusals integer, account text, address text,
     window_id bigint, revision integer, kind text, planned_start timestamptz, planned_end timestamptz, reason text)
 language sql volatile security definer set search_path = public, pg_temp as $$
     with due as materialized (
@@ -111,20 +142,23 @@ language sql volatile security definer set search_path = public, pg_temp as $$
             -- Still claimed: whoever had it died, or was frozen, before saying what became of it.
             perhaps_sent = n.perhaps_sent or n.state = 'claimed',
             address = case when p_channel = 'push' then coalesce(push_address(s), '') else n.address end,
+            refusals = case when p_channel = 'push' and n.address is distinct from push_address(s) then 0
+                            else n.refusals end,
             due_at = clock_timestamp() + make_interval(secs => p_seconds)
         from due left join push_subscription s on p_channel = 'push' and s.account = due.account
         where n.id = due.id
         returning n.*
     )
-    select c.id, c.claims, c.failures, c.account, c.address,
+    select c.id, c.claims, c.failures, c.refusals, c.account, c.address,
            p.window_id, p.revision, p.kind, p.planned_start, p.planned_end, p.reason
     from claimed c join notice_plan p on p.window_id = c.window_id and p.revision = c.revision
     order by c.id
 $$;
 
--- As in 0010, with one outcome more:
---   gone            the push service knows no such subscription any more; it is removed, and the notice undeliverable,
---                   but where the customer has another one by now: due again at once
+-- As in 0010, with two outcomes more:
+--   address         refused, and the address is the reason
+--   gone            the push service takes nothing for this subscription any more; it is removed, and the notice
+--                   undeliverable, but where the customer has another one by now: due again at once
 create or replace function mark_notices_failed(
     p_ids bigint[], p_claims integer[], p_outcomes text[], p_problems text[], p_waits_s double precision[])
 returns bigint
@@ -133,9 +167,9 @@ declare
     v_marked bigint;
 begin
     perform from unnest(p_outcomes) as o (outcome)
-        where o.outcome is null or o.outcome not in ('released', 'refused', 'unknown', 'undeliverable', 'gone');
+        where o.outcome is null or o.outcome not in ('released', 'refused', 'unknown', 'address', 'undeliverable', 'gone');
     if found then
-        raise exception 'expected released, refused, unknown, undeliverable or gone, got %', p_outcomes
+        raise exception 'expected released, refused, unknown, address, undeliverable or gone, got %', p_outcomes
             using errcode = 'invalid_parameter_value';
     end if;
     perform lock_plans_of_notices(p_ids);
@@ -149,6 +183,7 @@ begin
                          when f.outcome = 'undeliverable' or f.outcome = 'gone' and not f.other then 'undeliverable'
                          else 'waiting' end,
             failures = n.failures + case when f.outcome = 'released' then 0 else 1 end,
+            refusals = n.refusals + case when f.outcome = 'address' then 1 else 0 end,
             problem = case when f.outcome = 'released' then n.problem else f.problem end,
             perhaps_sent = n.perhaps_sent or f.outcome = 'unknown',
             due_at = case when n.state = 'withdrawn' or f.outcome = 'gone' then now()
@@ -198,6 +233,10 @@ $$;
 grant execute on function
     is_session(bytea), put_push_subscription(bytea, text, text, text), delete_push_subscription(bytea), read_push_key()
     to savings_portal;
-grant execute on function publish_push_key(text) to savings_notifier;
--- Who is to be told by push, not how: the rest is for the sender alone.
+grant execute on function publish_push_key(text), claim_notices(text, integer, double precision) to savings_notifier;
+-- Who is to be told, and who was, not how: addresses, of which a device's holds its secret, are for the sender alone.
 grant select (account, since) on push_subscription to savings_auditor;
+revoke select on notice from savings_auditor;
+grant select (
+    id, window_id, revision, account, channel, state, due_at, claims, failures, refusals, problem, perhaps_sent, sent_at,
+    sent_business_at) on notice to savings_auditor;

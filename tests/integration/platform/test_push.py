@@ -158,9 +158,13 @@ FAULTS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "is slower than anybody waits": ({"delay_s": 1.5}, "unanswered"),
     "takes each fifth message and says nothing": ({"drop_after_taking": True, "every": 5}, "unanswered"),
 }
+SLOW: Final = {"is slower than anybody waits"}
 
 
-@pytest.mark.parametrize("what", FAULTS)
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(what, marks=pytest.mark.prove if what in SLOW else ()) for what in FAULTS],
+)
 async def test_a_push_service_that_fails_for_a_while_costs_time_alone(room: Room, what: str) -> None:
     """A push service that <fault>, until failures of that reason are counted: then all is sent, once each."""
     behaviour, reason = FAULTS[what]
@@ -249,6 +253,24 @@ async def test_a_subscription_that_is_over_is_forgotten_and_holds_nothing_up(roo
     assert metric(room.notifier, 'savings_notice_failures_total{reason="gone"}') >= 1
 
 
+async def test_devices_that_are_refused_for_good_are_forgotten_and_hold_nothing_up(room: Room) -> None:
+    """Three of 73 subscribe where every message is answered with 405: more than a hundredth, and all else is sent."""
+    others = range(CUSTOMERS - 3, CUSTOMERS)
+    for number in others:
+        account, token = room.log_in(number)
+        subscription = {**room.new_subscription(), "endpoint": f"http://127.0.0.1:{room.post.mailbox.port}/metrics"}
+        assert room.ask("PUT", "/v1/push-subscription", subscription, token=token)[0] == 204
+        assert await room.subscribed(account)
+    window = await room.post.schedule()
+    async with asyncio.timeout(WITHIN_S):
+        await until(lambda: room.push_states(window), lambda found: found["undeliverable"] == len(others))
+        await room.post.await_sent(window)
+    assert (await room.post.progress(window, 1))["total"] == CUSTOMERS + SUBSCRIBERS
+    assert room.post.pushed(window, 1) == room.everybody()
+    for number in others:
+        assert not await room.subscribed(room.customers[number]["account"])
+
+
 async def test_a_device_that_takes_the_place_of_a_lost_one_is_told_instead(room: Room) -> None:
     """The push service is busy while a customer changes devices and the first one ends: the second is told."""
     account, token = room.log_in(SUBSCRIBERS + 2)
@@ -296,6 +318,7 @@ async def test_the_key_is_made_once_kept_secret_and_served(room: Room) -> None:
     assert key.hex() not in told
 
 
+@pytest.mark.prove
 async def test_a_notifier_with_another_key_sends_mail_only_and_says_why(room: Room) -> None:
     """A second notifier with a key of its own, the first one ended: it says so; mails go out, no message is pushed."""
     room.notifier.end()
@@ -305,6 +328,7 @@ async def test_a_notifier_with_another_key_sends_mail_only_and_says_why(room: Ro
     )
     try:
         await asyncio.to_thread(await_true, lambda: bool(stranger.lines("push.foreign_key")), "it says so")
+        assert metric(stranger, "savings_push_foreign_key") == 1
         window = await post.schedule()
         async with asyncio.timeout(WITHIN_S):
             await post.await_sent(window, at_least=CUSTOMERS)
@@ -319,8 +343,99 @@ async def test_a_notifier_with_another_key_sends_mail_only_and_says_why(room: Ro
 
 
 async def test_the_auditor_sees_who_is_subscribed_and_not_how(room: Room) -> None:
-    """Accounts can be read; endpoints and secrets cannot."""
+    """Accounts and notices can be read; endpoints, secrets and addresses cannot."""
     async with room.post.database("auditor_dsn") as auditor:
         assert await auditor.fetchval("select count(account) from push_subscription") >= SUBSCRIBERS
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await auditor.fetchval("select endpoint from push_subscription limit 1")
+        assert await auditor.fetchval("select count(*) from notice where channel = 'push'") >= SUBSCRIBERS
+        for secret in ("endpoint from push_subscription", "address from notice", "n from notice n"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await auditor.fetchval(f"select {secret} limit 1")
+
+
+@pytest.fixture
+async def outbox(room: Room) -> AsyncIterator[Any]:
+    """The owner's connection, in a transaction that is undone at the end and that the notifier cannot look into.
+
+    In it: a window, its notices planned and due.
+    """
+    async with room.post.database("admin_dsn") as owner:
+        undone = owner.transaction()
+        await undone.start()
+        await owner.execute(
+            "insert into maintenance_window (planned_start, planned_end, published_end, reason)"
+            " values ('2999-01-01', '2999-01-01 00:45', '2999-01-01 00:45', 'new disks')"
+        )
+        await owner.execute("select plan_notices(max(id), 1) from maintenance_window")
+        # In this transaction `now()` stands still.
+        await owner.execute(
+            "update notice set due_at = now() where window_id = (select max(id) from maintenance_window)"
+        )
+        yield owner
+        await undone.rollback()
+
+
+CLAIM: Final = "select * from claim_notices('push', $1, 60)"
+GONE: Final = """
+select mark_notices_failed(
+    array_agg(id), array_agg(claims), array_agg('gone'::text), array_agg(''::text), array_agg(0.0::double precision))
+from notice where id = any ($1)
+"""
+
+
+async def test_a_customer_who_subscribes_after_the_plan_does_not_hold_it_up(outbox: Any) -> None:
+    """Three devices gone, more than a hundredth, and three new ones since: the plan's total stays without them."""
+    ids = [row["id"] for row in await outbox.fetch(CLAIM, 3)]
+    gone = (
+        "delete from push_subscription s using notice n where n.id = any ($1) and s.account = n.account returning s.*"
+    )
+    devices = await outbox.fetch(gone, ids)
+    await outbox.execute(GONE, ids)
+    for device in devices:
+        await outbox.execute(
+            "insert into push_subscription (account, endpoint, p256dh, auth) values ($1, $2, $3, $4)",
+            *(device["account"], device["endpoint"], device["p256dh"], device["auth"]),
+        )
+    total = await outbox.fetchval(
+        "select p.total from maintenance_window w, notice_progress(w.id, 1) p order by w.id desc"
+    )
+    everything = await outbox.fetchval(
+        "select count(*) from notice where window_id = (select max(id) from maintenance_window)"
+    )
+    assert total == everything - 3
+
+
+async def test_a_notice_whose_device_is_gone_waits_for_the_customers_other_one(outbox: Any) -> None:
+    """Two claimed, for devices that are gone; the first customer changes devices meanwhile: only that one waits."""
+    ids = [row["id"] for row in await outbox.fetch(CLAIM, 2)]
+    await outbox.execute(
+        "update push_subscription s set endpoint = s.endpoint || 'x' from notice n"
+        " where n.id = $1 and s.account = n.account",
+        ids[0],
+    )
+    await outbox.execute(GONE, ids)
+    states = await outbox.fetch("select state from notice where id = any ($1) order by id", ids)
+    assert [row["state"] for row in states] == ["waiting", "undeliverable"]
+
+
+async def test_a_claim_that_ran_out_leaves_a_notice_that_was_perhaps_sent(outbox: Any) -> None:
+    """Claimed, its claimer never heard of again, claimed once more: perhaps sent, as it was not at the first claim."""
+    (row,) = await outbox.fetch(CLAIM, 1)
+    perhaps = "select perhaps_sent from notice where id = $1"
+    assert await outbox.fetchval(perhaps, row["id"]) is False
+    await outbox.execute("update notice set due_at = now() - interval '1 second' where id = $1", row["id"])
+    (again,) = await outbox.fetch(CLAIM, 1)
+    assert again["id"] == row["id"]
+    assert await outbox.fetchval(perhaps, row["id"]) is True
+
+
+async def test_a_clock_that_was_set_back_holds_no_notice_up(outbox: Any) -> None:
+    """Due in a day, later than any notice is asked to wait: due now. Five minutes, a long claim's hour: not due."""
+    ids = [row["id"] for row in await outbox.fetch(CLAIM, SUBSCRIBERS)]
+    assert len(ids) == SUBSCRIBERS
+    waiting, soon, claimed, long_claimed, *others = ids
+    await outbox.execute("update notice set state = 'waiting' where id = any ($1)", [waiting, soon])
+    due_at = "update notice set due_at = now() + $2::text::interval where id = any ($1)"
+    for numbers, after in (([waiting, claimed], "1 day"), ([soon], "5 minutes"), ([long_claimed, *others], "1 hour")):
+        await outbox.execute(due_at, numbers, after)
+    assert await outbox.fetchval("select due_notices('push', 100)") == 2
+    assert {row["id"] for row in await outbox.fetch(CLAIM, 100)} == {waiting, claimed}

@@ -17,6 +17,7 @@ from system_under_test.domain.notices import Plan, compose
 from system_under_test.services.notifier.channel import Claim, Outcome, ProviderError, Reason, Result
 from system_under_test.services.notifier.email import Email, EmailConnection, render
 from system_under_test.services.notifier.line import FAILURES_IN_A_ROW, Line
+from tests.unit.system_under_test.dripping import dripping
 from tests.unit.system_under_test.smtp_script import CLOSE, GOOD, SILENCE, Script, scripted
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -147,6 +148,26 @@ def test_a_provider_that_does_not_want_to_talk_is_told_from_one_that_is_away(
     ):
         assert not connection.usable, "never reached"
     assert caught.value.reason is reason
+
+
+def test_a_greeting_that_drips_holds_nothing_up() -> None:
+    """A byte each 50 ms, each well within the timeout: given up after two timeouts, as a provider that is away."""
+    with dripping(b"220 ") as port:
+        connection = Email(host="127.0.0.1", port=port, sender="a@b.example", timeout_s=0.2).connection()
+        with pytest.raises(ProviderError) as caught:
+            connection.open()
+        connection.close()
+    assert caught.value.reason is Reason.UNREACHABLE
+
+
+def test_a_reply_to_a_mail_that_drips_holds_nothing_up() -> None:
+    """Greeted at once, and a byte each 50 ms after that: given up after three timeouts, certainly not sent."""
+    with dripping(b"220 here\r\n250 here\r\n250 ") as port:
+        connection = Email(host="127.0.0.1", port=port, sender="a@b.example", timeout_s=0.2).connection()
+        connection.open()
+        outcome = connection.send(CLAIM)
+        connection.close()
+    assert (outcome.result, outcome.reason) == (Result.REFUSED, Reason.LOST)
 
 
 def send(script: Script, count: int, *, until_s: float = float("inf")) -> tuple[list[Result], ProviderError | None]:

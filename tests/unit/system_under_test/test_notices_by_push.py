@@ -2,17 +2,21 @@
 
 import socket
 import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 
 from system_under_test.domain import p256
 from system_under_test.domain.notices import Plan, push_text
 from system_under_test.domain.push import Address, Host
-from system_under_test.domain.web_push import Receiver, decrypt, read_authorization
+from system_under_test.domain.web_push import Receiver, decrypt, encode64, read_authorization
 from system_under_test.services.notifier.channel import SENT, Claim, Outcome, Reason, Result
-from system_under_test.services.notifier.push import RETRY_AFTER_MOST_S, Push
+from system_under_test.services.notifier.line import FAILURES_IN_A_ROW, Line
+from system_under_test.services.notifier.push import MESSAGE_ANSWERS, RETRY_AFTER_MOST_S, Push
+from tests.unit.system_under_test.dripping import dripping
 from tests.unit.system_under_test.push_script import Script, played, status
 
 LONG_S = 30.0
@@ -39,6 +43,12 @@ def channel(*, timeout_s: float = LONG_S) -> Push:
 def claim(script: Script, path: str = "/push/abc?x=1") -> Claim:
     """A notice for a device at that service."""
     address = Address(endpoint=f"http://{script.host}{path}", receiver=RECEIVER).written()
+    return Claim(id=1, number=1, failures=0, account="c-000001", address=address, plan=PLAN)
+
+
+def claim_at(endpoint: str) -> Claim:
+    """A notice for a device at that endpoint."""
+    address = f"{endpoint} {encode64(RECEIVER.public_key)} {encode64(RECEIVER.auth)}"
     return Claim(id=1, number=1, failures=0, account="c-000001", address=address, plan=PLAN)
 
 
@@ -89,7 +99,9 @@ def test_a_later_plan_has_the_topic_of_the_earlier_one_and_a_name_of_its_own() -
         (status(403), Result.ADDRESS_REFUSED, Reason.ADDRESS, 0),
         (status(413), Result.ADDRESS_REFUSED, Reason.ADDRESS, 0),
         (status(307, "Location: http://127.0.0.1:1/"), Result.ADDRESS_REFUSED, Reason.ADDRESS, 0),
-        (status(401), Result.REFUSED, Reason.REFUSED, 0),
+        (status(401), Result.ADDRESS_REFUSED, Reason.ADDRESS, 0),
+        (status(451), Result.ADDRESS_REFUSED, Reason.ADDRESS, 0),
+        (status(408), Result.REFUSED, Reason.REFUSED, 0),
         (status(429, "Retry-After: 7"), Result.REFUSED, Reason.REFUSED, 7),
         (status(503, "Retry-After: 99999"), Result.REFUSED, Reason.REFUSED, RETRY_AFTER_MOST_S),
         (status(503, "Retry-After: Fri, 31 Dec 2099 23:59:59 GMT"), Result.REFUSED, Reason.REFUSED, 0),
@@ -134,6 +146,64 @@ def test_a_service_that_cannot_be_reached_is_certain_and_left_alone_for_a_moment
     outcome = push.connection().send(one)
     assert (outcome.result, outcome.reason) == (Result.REFUSED, Reason.UNREACHABLE)
     assert push.resting(f"http://127.0.0.1:{port}") == outcome
+
+
+def test_a_name_that_the_name_service_cannot_have_is_an_address_that_is_refused() -> None:
+    """A label of 64 characters, met where no pattern has kept it out: that notice's outcome, and no error."""
+    push = channel()
+    outcome = push.connection().send(claim_at(f"https://{'a' * 64}.push.example.net/x"))
+    assert (outcome.result, outcome.reason) == (Result.ADDRESS_REFUSED, Reason.ADDRESS)
+    plain = push.open(urlsplit(f"http://{'a' * 64}.push.example.net/x"))
+    with pytest.raises(ValueError, match="label"):
+        plain.connect()
+
+
+def test_a_service_that_fails_again_and_again_is_left_alone_and_others_are_not() -> None:
+    """Twenty failures in a row: what comes next is certainly not tried there, while another service takes it."""
+    with played(*[status(500)] * FAILURES_IN_A_ROW) as failing, played(status(201)) as other:
+        push = channel()
+        line = Line(push, threading.Event())
+        claims = [claim(failing)] * (FAILURES_IN_A_ROW + 5) + [claim(other)]
+        sent_by_line = line.send(claims, until_s=float("inf"))
+        line.close()
+    assert sent_by_line.problem is None
+    results = [outcome.result for _, outcome in sent_by_line.outcomes]
+    assert results == [Result.REFUSED] * (FAILURES_IN_A_ROW + 5) + [Result.SENT]
+    assert failing.connections == FAILURES_IN_A_ROW
+
+
+def test_what_is_kept_back_after_unanswered_messages_was_certainly_not_sent() -> None:
+    """A service that takes and says nothing, often enough to be left alone: the next one is refused, not unknown."""
+    with played(*[b""] * FAILURES_IN_A_ROW) as script:
+        connection = channel().connection()
+        results = [connection.send(claim(script)).result for _ in range(FAILURES_IN_A_ROW + 1)]
+    assert results == [Result.UNKNOWN] * FAILURES_IN_A_ROW + [Result.REFUSED]
+
+
+def test_an_error_that_nobody_foresaw_is_the_outcome_of_its_notice_alone() -> None:
+    """A plan without an end between two good ones: unknown, with the error; the third notice is sent."""
+    broken = replace(PLAN, planned_end=None)  # type: ignore[arg-type]
+    with played(status(201), status(201)) as script:
+        line = Line(channel(), threading.Event())
+        sent_by_line = line.send(
+            [claim(script), replace(claim(script), plan=broken), claim(script)], until_s=float("inf")
+        )
+        line.close()
+    assert sent_by_line.problem is None
+    first, second, third = (outcome for _, outcome in sent_by_line.outcomes)
+    assert (first, third) == (SENT, SENT)
+    assert (second.result, second.reason) == (Result.UNKNOWN, Reason.UNEXPECTED)
+    assert isinstance(second.error, AttributeError)
+
+
+def test_an_answer_that_drips_holds_nothing_up() -> None:
+    """A byte each 50 ms, each well within the timeout: given up after three timeouts, long before its end."""
+    with dripping() as port:
+        began_s = time.monotonic()
+        outcome = channel(timeout_s=0.2).connection().send(claim_at(f"http://127.0.0.1:{port}/a"))
+        took_s = time.monotonic() - began_s
+    assert (outcome.result, outcome.reason) == (Result.UNKNOWN, Reason.UNANSWERED)
+    assert took_s >= MESSAGE_ANSWERS * 0.2
 
 
 def test_a_service_that_asks_to_be_left_alone_is_and_others_are_not() -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from system_under_test.domain.push import Host
+from system_under_test.domain.push import Host, may_be_sent_to
 from system_under_test.services.mailbox.main import MailboxSettings
 from system_under_test.services.notifier.main import NotifierSettings, SmtpServer
+from system_under_test.services.portal.server import PortalSettings
 from system_under_test.settings import ConfigurationError, read_settings
 
 GIVEN = {
@@ -56,6 +57,14 @@ def test_a_claim_has_to_outlast_a_try() -> None:
     for name in ("SMTP", "PUSH"):
         with pytest.raises(ConfigurationError, match=f"has to be at least 10 times {name}_TIMEOUT_SECONDS"):
             read_settings(NotifierSettings, GIVEN | enough | {f"{name}_TIMEOUT_SECONDS": "2.1"})
+
+
+def test_nothing_is_pushed_anywhere_until_it_is_said_where() -> None:
+    """Notifier and portal without PUSH_HOSTS: no host at all, not even this machine."""
+    portal = {name: GIVEN[name] for name in ("HOLDFAST_PORT", "DATABASE_URL")}
+    assert read_settings(NotifierSettings, GIVEN).push_hosts == ()
+    assert read_settings(PortalSettings, portal).push_hosts == ()
+    assert not may_be_sent_to("http://127.0.0.1:2580/a", ())
 
 
 def test_the_push_services_that_may_be_sent_to_are_a_list() -> None:

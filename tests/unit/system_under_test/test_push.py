@@ -20,6 +20,7 @@ KEYS = {"p256dh": P256DH, "auth": AUTH}
         "https://push.example.net:8443/?token=a%2Fb&x=1",
         "http://127.0.0.1:2580/push/abc",
         "https://a/" + "x" * 1014,
+        f"https://{'a' * 63}.push.example.net/x",
     ],
 )
 def test_what_browsers_write_is_a_subscription(endpoint: str) -> None:
@@ -47,6 +48,9 @@ def test_what_browsers_write_is_a_subscription(endpoint: str) -> None:
         {"endpoint": "http://127.0.0.1@evil.example/a"},
         {"endpoint": "ftp://127.0.0.1/a"},
         {"endpoint": "https://a/" + "x" * 1015},
+        {"endpoint": f"https://{'a' * 64}.push.example.net/x"},
+        {"endpoint": "https://a..example.net/x"},
+        {"endpoint": "https://a-.example.net/x"},
         {"keys": {"p256dh": P256DH}},
         {"keys": {**KEYS, "p256dh": P256DH + "="}},
         {"keys": {**KEYS, "p256dh": "A" + P256DH[1:]}},
@@ -78,6 +82,8 @@ def test_what_is_none_is_refused(change: dict[str, object]) -> None:
         ("http://127.0.0.1/a", False),
         ("https://127.0.0.1:443/a", False),
         ("https://push.example.net:99999/a", False),
+        (f"https://{'a.' * 121}example.org/x", True),
+        (f"https://{'a.' * 121}a.example.org/x", False),
     ],
 )
 def test_only_listed_hosts_may_be_sent_to(endpoint: str, allowed: bool) -> None:  # noqa: FBT001 - a table
