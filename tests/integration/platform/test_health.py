@@ -72,7 +72,7 @@ async def shares(house: House, session: aiohttp.ClientSession) -> list[int]:
 
 async def await_well(house: House, session: aiohttp.ClientSession) -> None:
     """Waits until no node is degraded and each gets a quarter."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await until(lambda: asyncio.to_thread(degraded, house), lambda found: not any(found))
         await until(lambda: shares(house, session), lambda found: set(found) == {_ROUND // 4})
 
@@ -100,7 +100,7 @@ def slowed(node: Process) -> Iterator[None]:
 
 async def assert_left_and_given_back(house: House, session: aiohttp.ClientSession, ill: int, sign: str) -> None:
     """Call while a node is made ill: waits until it says so and has no traffic; its log names the sign."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         await until(lambda: shares(house, session), lambda found: found[ill] == 0)
     told = house.nodes[ill].lines("node.degraded")
     assert sign in told[-1]["signs"]
@@ -142,7 +142,7 @@ async def test_what_makes_all_nodes_slow_takes_none_out(house: House, session: a
     try:
         for gate in house.gates:
             gate.delay_s = _SLOW_S
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             await until(lambda: asyncio.to_thread(degraded, house), all)
             await until(lambda: shares(house, session), lambda found: set(found) == {_ROUND // 4})
     finally:
@@ -164,7 +164,7 @@ async def test_one_zone_carries_everything_when_the_other_is_lost(
     for node in lost:
         loop.call_later(0.4, node.send_signal, signal.SIGKILL)
     try:
-        replies = await at_rate(100, 1.6, lambda _: saver.order("deposits", {"amount": 1}))
+        replies = await at_rate(40, 1.6, lambda _: saver.order("deposits", {"amount": 1}))
         after = await shares(house, session)
     finally:
         for node in lost:

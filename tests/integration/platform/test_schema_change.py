@@ -18,7 +18,7 @@ from tests.integration.platform.stage import ROOT, Platform, Process, Stage, awa
 
 # Longer than a node's statement (2 s) and a request through the balancer (3 s) may take.
 _READ_FOR_S = 3.5
-_RATE = 60.0
+_RATE = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Deploy:
         portal.environment = {**portal.environment, "VERSION": "v2"}
         portal.start()
         await asyncio.to_thread(await_ready, portal)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await until(
                 lambda: self.saver.read("status"),
                 lambda reply: reply.headers.get("X-Served-By") == f"{portal.name}@v2",

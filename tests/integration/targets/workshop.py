@@ -18,7 +18,7 @@ SERVICE = Path(__file__).parent / "service.py"
 PYTHON_SERVICE = ["${python}", str(SERVICE)]
 
 
-async def until(holds: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
     """Returns when a condition holds; it is asked every few milliseconds."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110  # other processes set no event of ours
