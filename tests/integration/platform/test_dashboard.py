@@ -191,7 +191,7 @@ async def test_a_planned_window_is_announced_with_a_countdown(page: Page, operat
     await shows(page, "window-title", "Maintenance is planned")
     await shows(page, "countdown-label", "Begins in")
     await shows(page, "countdown", "1 d 2 h")
-    assert await page.evaluate("document.querySelectorAll('#windows li').length") == 1
+    await page.until("document.querySelectorAll('#windows li').length === 1")
     later = (await operator.row(number))["planned_start"] + timedelta(hours=24)
     moved = await operator.ask(
         "POST", f"windows/{number}/move", {"starts_at": later.isoformat(), "reason": "late parts"}

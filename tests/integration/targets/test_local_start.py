@@ -84,23 +84,23 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         r"broken-1 cannot be started: /no/such/program: No such file or directory; command: /no/such/program",
     ),
     "an early end": (
-        {"env": {"MODE": "exit"}},
+        {"env": {"MODE": "exit"}, "ready": {"http": "/readyz"}},
         (
             r"broken-1 ended with exit status 3 before it was ready; the end of its log .*/logs/broken-1\.log:\n"
             r"    broken-1 begins in mode exit\n    no database to be found$"
         ),
     ),
     "an end by a signal": (
-        {"command": ["${python}", "-c", "import os; os.abort()"]},
+        {"command": ["${python}", "-c", "import os; os.abort()"], "ready": {"http": "/readyz"}},
         r"broken-1 was ended by SIGABRT before it was ready; it printed nothing; log: ",
     ),
     "an end with status 0": (
-        {"command": ["true"]},
+        {"command": ["true"], "ready": {"http": "/readyz"}},
         r"broken-1 ended with exit status 0 before it was ready; it printed nothing; log: ",
     ),
     "never ready": (
-        {"env": {"MODE": "never-ready"}, "ready": {"http": "/readyz", "within": "400ms"}},
-        r"broken-1 was not ready within 0\.4 s: GET http://127\.0\.0\.1:\d+/readyz: status 503 .*the end of its log",
+        {"env": {"MODE": "never-ready"}, "ready": {"http": "/readyz", "within": "4s"}},
+        r"broken-1 was not ready within 4 s: GET http://127\.0\.0\.1:\d+/readyz: status 503 .*the end of its log",
     ),
     "no such server": (
         {"ready": {"sql": "select 1", "dsn": "postgresql://x@127.0.0.1:1/x", "within": "300ms"}},

@@ -161,7 +161,7 @@ async def test_when_the_holder_ends_the_target_goes_with_it(workshop: Workshop, 
     async with held_up(workshop, path) as (holder, _found), workshop.attached(path) as opened:
         holder.send_signal(signum)
         mine = opened.watchdog.process.pid
-        await until(lambda: workshop.left() == [mine], within_s=5)
+        await until(lambda: workshop.left() == [mine])
         assert opened.target.identity("web-1") is None
         with pytest.raises(TargetError, match="the target that was up is gone"):
             await opened.target.start_instance("web-1")
