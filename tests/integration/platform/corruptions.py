@@ -163,8 +163,14 @@ CORRUPTIONS: Final = {
         statements=("update accrual_snapshot set balance = balance + 1 where hour = {hour} and account = 'c-000005'",),
         named=(("accrual_snapshot", "{1} c-000005"),),
     ),
+    "a snapshot's balance, by just what a half of it holds": Corruption(
+        statements=(
+            "update accrual_snapshot set balance = balance + 2147483648 where hour = {hour} and account = 'c-000005'",
+        ),
+        named=(("accrual_snapshot", "{1} c-000005"),),
+    ),
     "two snapshots' balances, one as much more as the other one less": Corruption(
-        statements=(_moved("balance", 500_000),),
+        statements=(_moved("balance", 1_000),),
         named=(("accrual_snapshot", "{1} c-000004"), ("accrual_snapshot", "{1} c-000005")),
     ),
     "two snapshots' remainders, one part more and one part less": Corruption(
@@ -172,7 +178,7 @@ CORRUPTIONS: Final = {
         named=(("accrual_snapshot", "{1} c-000004"), ("accrual_snapshot", "{1} c-000005")),
     ),
     "two snapshots, in all that they say": Corruption(
-        statements=(_moved("balance", 500_000), _moved("remainder", 1), _moved("interest", 1)),
+        statements=(_moved("balance", 1_000), _moved("remainder", 1), _moved("interest", 1)),
         named=(("accrual_snapshot", "{1} c-000004"), ("accrual_snapshot", "{1} c-000005")),
     ),
     "a snapshot under another account's name": Corruption(
