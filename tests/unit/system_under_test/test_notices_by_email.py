@@ -160,6 +160,14 @@ def test_a_greeting_that_drips_holds_nothing_up() -> None:
     assert caught.value.reason is Reason.UNREACHABLE
 
 
+def test_a_server_whose_name_cannot_be_is_a_provider_that_fails() -> None:
+    """A label of 64 characters: an error with a reason, as for any other provider, and not the process's end."""
+    nobody = Email(host=f"{'a' * 64}.example", port=25, sender="a@b.example", timeout_s=LONG_S)
+    with pytest.raises(ProviderError, match="label") as caught:
+        Line(nobody, threading.Event()).connect()
+    assert caught.value.reason is Reason.UNEXPECTED
+
+
 def test_a_reply_to_a_mail_that_drips_holds_nothing_up() -> None:
     """Greeted at once, and a byte each 50 ms after that: given up after three timeouts, certainly not sent."""
     with dripping(b"220 here\r\n250 here\r\n250 ") as port:

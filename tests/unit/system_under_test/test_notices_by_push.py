@@ -1,11 +1,12 @@
 """The channel `push` against push services that answer well, badly, late, twice, and not at all."""
 
+import http.client
 import socket
 import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import pytest
 
@@ -148,14 +149,31 @@ def test_a_service_that_cannot_be_reached_is_certain_and_left_alone_for_a_moment
     assert push.resting(f"http://127.0.0.1:{port}") == outcome
 
 
-def test_a_name_that_the_name_service_cannot_have_is_an_address_that_is_refused() -> None:
-    """A label of 64 characters, met where no pattern has kept it out: that notice's outcome, and no error."""
-    push = channel()
-    outcome = push.connection().send(claim_at(f"https://{'a' * 64}.push.example.net/x"))
+class Nowhere(Push):
+    """The channel, where the name service has this to say of every host."""
+
+    problem: Exception
+
+    def open(self, service: SplitResult) -> http.client.HTTPConnection:
+        """A connection that never comes about."""
+        connection = super().open(service)
+        connection.connect = self._fail  # type: ignore[method-assign]
+        return connection
+
+    def _fail(self) -> None:
+        raise self.problem
+
+
+@pytest.mark.parametrize("problem", [UnicodeError("label too long"), socket.gaierror(socket.EAI_NONAME, "not known")])
+def test_a_host_that_cannot_be_is_an_address_that_is_refused(problem: Exception) -> None:
+    """A name that the name service cannot have, and one that it does not know: the notice's outcome, and no error."""
+    hosts = (Host(name="push.example.net", port=None, below=False),)
+    push = Nowhere(private_key=KEY, subject="mailto:a@b", hosts=hosts, timeout_s=LONG_S)
+    push.problem = problem
+    outcome = push.connection().send(claim_at("https://push.example.net/x"))
     assert (outcome.result, outcome.reason) == (Result.ADDRESS_REFUSED, Reason.ADDRESS)
-    plain = push.open(urlsplit(f"http://{'a' * 64}.push.example.net/x"))
     with pytest.raises(ValueError, match="label"):
-        plain.connect()
+        channel().open(urlsplit(f"http://{'a' * 64}.push.example.net/x")).connect()
 
 
 def test_a_service_that_fails_again_and_again_is_left_alone_and_others_are_not() -> None:
